@@ -174,6 +174,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pixel-ratio", type=int, choices=(1, 2), default=1)
     parser.add_argument("--special", type=float, default=0.0, help="share of unusual sections")
+    parser.add_argument(
+        "--fonts", choices=("all", "wide"), default="all", help="fonts of every second page"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     ratio = options.pixel_ratio
@@ -182,7 +185,7 @@ def main() -> None:
         page = chromium.new_page(viewport=viewport, device_scale_factor=ratio)
         for number in range(options.pages):
             rng = random.Random(options.seed * 100_000 + number)
-            fonts = "few" if rng.random() < 0.5 else "all"
+            fonts = "few" if rng.random() < 0.5 else options.fonts
             html = training_page(rng, fonts, (12, 17), options.special)
             image, labels = capture(page, html, full=True, pixel_ratio=ratio)
             ending = "-x2" if ratio == 2 else ""

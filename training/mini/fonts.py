@@ -9,15 +9,23 @@ from typing import Literal
 
 from PIL import ImageFont
 
-FontSet = Literal["one", "few", "all", "held_out"]
+FontSet = Literal["one", "few", "all", "wide", "held_out"]
 
 FEW = ("DejaVu Sans", "Liberation Sans", "Roboto", "Open Sans")
 ALL = (*FEW, "Inter", "Noto Sans", "Cantarell", "FreeSans", "Nimbus Sans")
+WIDE = (
+    *(*ALL, *ALL),
+    *("Cabin", "Karla", "Andika", "Play", "DejaVu Sans Condensed", "Noto Sans Display"),
+    *("DejaVu Serif", "Liberation Serif", "Noto Serif", "URW Gothic", "DejaVu Sans Mono"),
+)
+"""Each family of ALL twice as often as the others, which are there to teach new shapes."""
+
 HELD_OUT = ("Lato", "Carlito")
 FAMILIES: dict[FontSet, tuple[str, ...]] = {
     "one": ("DejaVu Sans",),
     "few": FEW,
     "all": ALL,
+    "wide": WIDE,
     "held_out": HELD_OUT,
 }
 

@@ -72,6 +72,15 @@ WIDE = replace(
     described=0.2,
 )
 
+EVERYTHING = replace(
+    WIDE,
+    styles=(
+        replace(VARIED, fonts="wide"),
+        *(replace(style, fonts="wide") for style in (MIXED, APPLICATIONS, APPLICATIONS, ENLARGED)),
+    ),
+    described=0.3,
+)
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="read-one",
@@ -182,5 +191,21 @@ STAGES: tuple[Stage, ...] = (
         floor=0.0,
         gathered=2,
         offsets=True,
+    ),
+    Stage(
+        name="everything",
+        supply=EVERYTHING,
+        weights=Weights(
+            reading=1.0, place=0.3, where=0.3, pointing=0.5, answer=1.0, attention=0.7, look=0.3
+        ),
+        figure="hit",
+        goal=0.999,
+        minutes=95,
+        peak_lr=5e-4,
+        decay=True,
+        floor=0.0,
+        gathered=2,
+        offsets=True,
+        seed=2,
     ),
 )
