@@ -1,17 +1,14 @@
 """``belvedere serve --engine vllm``: from the plan, down the ladder, to a click and a report.
 
-The model is the shipped one with a longer context in its configuration, so that the gigabyte of
-KV cache that the user allows does not hold it: vLLM refuses the first start and names a length.
+The server is that of ``conftest.py``: vLLM refuses its first start and names a length.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,11 @@ import httpx2
 import pytest
 
 from belvedere import MAIUIClient
-from belvedere.engines.local_spec import mini_folder
-from tests.integration.serving import RunningServer, clean_environment, running_server, wait_gone
+from tests.integration.serving import RunningServer, clean_environment
+from tests.vllm.conftest import ASKED
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROWS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-ASKED = 250_000
 
 pytestmark = [
     pytest.mark.engine,
@@ -34,33 +30,6 @@ pytestmark = [
         reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "long"
-    shutil.copytree(mini_folder(), folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["max_position_embeddings"] = 262_144
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vllm(long_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """vLLM with less room than was asked for; its starts are remembered in a folder of its own."""
-    env = {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    arguments = [str(long_model), "--engine", "vllm", "--dtype", "float32"]
-    arguments += ["--engine-python", os.environ["BELVEDERE_VLLM_PYTHON"]]
-    arguments += ["--max-model-len", str(ASKED), "--served-model-name", "mini"]
-    with running_server(*arguments, env=env, start_timeout_s=500.0) as server:
-        yield server
-        started = server.descendants()
-    assert wait_gone(started, 30.0) == []
 
 
 def replica(server: RunningServer) -> dict[str, Any]:
