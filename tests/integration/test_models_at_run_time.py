@@ -9,6 +9,8 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +310,22 @@ def test_commands_without_a_server_say_so() -> None:
         result = belvedere(*command, url="http://127.0.0.1:9")
         assert result.returncode == 5
         assert "No server answers" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://127.0.0.1:b"])
+def test_commands_without_a_url_say_so(url: str) -> None:
+    result = belvedere("status", url=url)
+    assert result.returncode == 2
+    assert "is not a URL" in result.stderr
+
+
+def test_commands_tell_another_server_from_ours(tmp_path: Path) -> None:
+    folder = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            result = belvedere("status", url=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert result.returncode == 5
+    assert "is no Belvedere server (HTTP status 404)" in result.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pybase64
@@ -14,6 +14,8 @@ from belvedere.agent.closing import AsyncClosing, Closing
 from belvedere.errors import (
     AuthenticationFailed,
     BelvedereError,
+    DoesNotFit,
+    EngineStartFailed,
     InvalidRequest,
     PermissionDenied,
     RateLimited,
@@ -21,7 +23,9 @@ from belvedere.errors import (
     Unavailable,
     UsageError,
 )
-from belvedere.images.decode import Inspected
+
+if TYPE_CHECKING:
+    from belvedere.images.decode import Inspected
 
 __all__ = ["AsyncConnection", "Connection", "data_url", "encoded", "image_url"]
 
@@ -29,6 +33,11 @@ _CHAT_PATH = "/v1/chat/completions"
 _MODELS_PATH = "/v1/models"
 _JSON_HEADERS = {"content-type": "application/json"}
 _CONNECT_TIMEOUT_S = 5.0
+_BY_CODE = {error.code: error for error in (DoesNotFit, EngineStartFailed)}
+_BY_STATUS = {
+    error.status: error
+    for error in (AuthenticationFailed, PermissionDenied, RateLimited, Unavailable)
+}
 
 
 class Connection(Closing):
@@ -38,14 +47,15 @@ class Connection(Closing):
         url: of the server, with or without ``/v1``.
         api_key: bearer key, when the server wants one.
         model: name of the model; the server's only one when ``None``.
-        timeout_s: for a whole answer, or between two pieces of a streamed one.
+        timeout_s: for a whole answer, or between two pieces of a streamed one; ``None`` waits as
+            long as it takes.
 
     Raises:
         UsageError: `url` is not a URL.
     """
 
     def __init__(
-        self, url: str, *, api_key: str | None, model: str | None, timeout_s: float
+        self, url: str, *, api_key: str | None, model: str | None, timeout_s: float | None
     ) -> None:
         self.url = _server_url(url)
         self._model = model
@@ -66,6 +76,19 @@ class Connection(Closing):
                 answer = _read(self._client.get(_MODELS_PATH), self.url)
                 self._model = _only_model(answer, self.url)
         return self._model
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer of a Belvedere server at any path.
+
+        Raises:
+            ServerUnreachable: nobody answers, or not in our protocol.
+            BelvedereError: the server's refusal, as the error that it was there where we know it.
+        """
+        with _translated(self.url):
+            response = self._client.request(method, path, json=body)
+            if not response.is_success and _said(response) is None:
+                raise _stranger(self.url, response)
+            return _read(response, self.url)
 
     def post(self, content: bytes) -> dict[str, Any]:
         """The response to an encoded chat request; errors as in `complete`."""
@@ -126,7 +149,7 @@ class AsyncConnection(AsyncClosing):
     """`Connection` for an event loop; it asks for whole answers only."""
 
     def __init__(
-        self, url: str, *, api_key: str | None, model: str | None, timeout_s: float
+        self, url: str, *, api_key: str | None, model: str | None, timeout_s: float | None
     ) -> None:
         self.url = _server_url(url)
         self._model = model
@@ -157,12 +180,17 @@ def encoded(body: dict[str, Any]) -> bytes:
 
 def _server_url(url: str) -> str:
     server = url.rstrip("/").removesuffix("/v1")
-    if not server.startswith(("http://", "https://")):
+    try:
+        parsed = httpx2.URL(server)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx2.InvalidURL:
+        usable = False
+    if not usable:
         raise UsageError(f"{server!r} is not a URL.", remedy="Give one like http://localhost:8000.")
     return server
 
 
-def _options(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+def _options(url: str, api_key: str | None, timeout_s: float | None) -> dict[str, Any]:
     return {
         "base_url": url,
         "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -182,7 +210,7 @@ def _only_model(answer: dict[str, Any], url: str) -> str:
 
 
 def _read(response: httpx2.Response, url: str) -> dict[str, Any]:
-    if response.status_code != httpx2.codes.OK:
+    if not response.is_success:
         raise _refusal(response)
     answer = response.json()
     if not isinstance(answer, dict):
@@ -225,17 +253,32 @@ def data_url(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{pybase64.b64encode(data).decode('ascii')}"
 
 
-def _refusal(response: httpx2.Response) -> BelvedereError:
+def _stranger(url: str, response: httpx2.Response) -> ServerUnreachable:
+    return ServerUnreachable(
+        f"The server at {url} is no Belvedere server (HTTP status {response.status_code}).",
+        remedy="Check the URL; it is the part before /v1.",
+    )
+
+
+def _said(response: httpx2.Response) -> dict[str, Any] | None:
+    """The error in a refusal; ``None`` where there is none in OpenAI's shape."""
     try:
         error = response.json()["error"]
-        message, param = str(error["message"]), error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, param = f"The server answered with HTTP status {response.status_code}.", None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return error if isinstance(error, dict) and "message" in error else None
+
+
+def _refusal(response: httpx2.Response) -> BelvedereError:
+    error = _said(response) or {
+        "message": f"The server answered with HTTP status {response.status_code}."
+    }
+    message, param = str(error["message"]), error.get("param")
     wait = response.headers.get("retry-after", "")
     retry_after_s = int(wait) if wait.isdecimal() and len(wait) < 10 else None
-    for kind in (AuthenticationFailed, PermissionDenied, RateLimited, Unavailable):
-        if response.status_code == kind.status:
-            return kind(message, retry_after_s=retry_after_s)
+    kind = _BY_CODE.get(str(error.get("code"))) or _BY_STATUS.get(response.status_code)
+    if kind is not None:
+        return kind(message, retry_after_s=retry_after_s)
     if response.status_code < 500:
         return InvalidRequest(message, param=param if isinstance(param, str) else None)
     return ServerUnreachable(message)
