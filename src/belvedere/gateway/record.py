@@ -19,10 +19,18 @@ from belvedere.errors import BelvedereError
 from belvedere.images.prepared import PreparedImage
 from belvedere.router.router import Lease
 
-__all__ = ["ImageTimes", "NoTrace", "RequestRecord", "Trace", "current", "recording"]
+__all__ = [
+    "CLIENT_CLOSED_REQUEST",
+    "ImageTimes",
+    "NoTrace",
+    "RequestRecord",
+    "Trace",
+    "current",
+    "recording",
+]
 
+CLIENT_CLOSED_REQUEST = 499
 _current: ContextVar[RequestRecord] = ContextVar("belvedere_request")
-_CLIENT_CLOSED_REQUEST = 499
 
 
 class Trace(Protocol):
@@ -194,7 +202,7 @@ class RequestRecord:
 
     def left(self) -> None:
         """The client went away before the answer was complete."""
-        self.client_left, self.status = True, _CLIENT_CLOSED_REQUEST
+        self.client_left, self.status = True, CLIENT_CLOSED_REQUEST
 
 
 def current() -> RequestRecord:

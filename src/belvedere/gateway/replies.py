@@ -13,13 +13,13 @@ from belvedere.gateway.auth import caller_of
 from belvedere.gateway.body import read_object
 from belvedere.gateway.keys import Caller
 from belvedere.gateway.pace import Opening, Pace, begun
+from belvedere.gateway.record import CLIENT_CLOSED_REQUEST
 from belvedere.gateway.responses import EventStream, until_disconnect
 from belvedere.gateway.state import Gateway, gateway_of
 from belvedere.gateway.wire import ChatCompletionRequest, CompletionRequest
 
 __all__ = ["read_body", "reply", "unless_left"]
 
-_CLIENT_CLOSED_REQUEST = 499
 AnyRequest = ChatCompletionRequest | CompletionRequest
 
 
@@ -52,7 +52,7 @@ async def reply(request: Request, wanted: AnyRequest) -> Response:
 async def unless_left(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The response that `work` makes; it is cancelled when the client leaves."""
     response = await until_disconnect(request.receive, work)
-    return response or Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return response or Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _answer(gateway: Gateway, wanted: AnyRequest, caller: Caller) -> Response:

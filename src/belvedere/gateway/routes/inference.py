@@ -17,7 +17,7 @@ from belvedere.gateway.body import read_object, read_optional_object
 from belvedere.gateway.hosting import Host
 from belvedere.gateway.loading import LoadRequest, UnloadRequest, load_settings_of
 from belvedere.gateway.openapi import request_schema
-from belvedere.gateway.responses import until_disconnect
+from belvedere.gateway.replies import unless_left
 from belvedere.gateway.state import Gateway, gateway_of
 from belvedere.gateway.view import failure_views, model_views, upstream_views
 from belvedere.gateway.wire import parse
@@ -26,7 +26,6 @@ from belvedere.router.replica import Model
 __all__ = ["router"]
 
 router = APIRouter(prefix="/api/v1/inference", tags=["inference"])
-_CLIENT_CLOSED_REQUEST = 499
 
 
 @router.post(
@@ -57,9 +56,11 @@ async def load(request: Request) -> Response:
     if not wanted.wait:
         await _until_checked(gateway, work, checked)
         return JSONResponse({"success": True, "message": "loading"}, status_code=202)
-    model = await until_disconnect(request.receive, _public(work))
-    if model is None:
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return await unless_left(request, _loaded(gateway, work))
+
+
+async def _loaded(gateway: Gateway, work: Coroutine[Any, Any, Model]) -> Response:
+    model = await _public(work)
     view = next(view for view in reversed(model_views(gateway)) if view["model"] == model.name)
     return JSONResponse({"success": True, "message": f"{model.name} is loaded.", **view})
 
