@@ -9,12 +9,12 @@ from starlette.requests import HTTPConnection
 
 from belvedere.errors import AuthenticationFailed, PermissionDenied, SettingsError
 from belvedere.gateway.keys import Caller
+from belvedere.gateway.origin import LOOPBACK
 from belvedere.gateway.state import gateway_of
 from belvedere.settings import Settings
 
 __all__ = ["authenticate", "caller_of", "check_bind", "require_admin", "require_key"]
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _MAX_KEY_CHARS = 4096
 
 
@@ -74,7 +74,7 @@ def check_bind(settings: Settings) -> None:
     Raises:
         SettingsError: `host` is not loopback, there is no key and `insecure` is off.
     """
-    if settings.host in _LOOPBACK or settings.insecure:
+    if settings.host in LOOPBACK or settings.insecure:
         return
     if settings.api_key is not None or settings.api_keys:
         return

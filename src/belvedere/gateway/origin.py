@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from belvedere.errors import PermissionDenied
 from belvedere.settings import Settings
 
-__all__ = ["HostGuard", "allowed_hosts"]
+__all__ = ["LOOPBACK", "HostGuard", "allowed_hosts"]
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, not bound
 _ANY_ADDRESS = "(an address)"
 _POLICY_VIOLATION = 1008
@@ -33,13 +33,13 @@ def allowed_hosts(settings: Settings) -> frozenset[str] | None:
     elsewhere, and the names that the operator lists.
     """
     if settings.allowed_hosts:
-        return frozenset(name.lower() for name in (*settings.allowed_hosts, *_LOOPBACK))
-    if settings.host in _LOOPBACK:
-        return frozenset(_LOOPBACK)
+        return frozenset(name.lower() for name in (*settings.allowed_hosts, *LOOPBACK))
+    if settings.host in LOOPBACK:
+        return LOOPBACK
     if settings.host in _ANY:
         has_key = settings.api_key is not None or bool(settings.api_keys)
-        return None if has_key else frozenset({_ANY_ADDRESS, *_LOOPBACK})
-    return frozenset({settings.host.lower(), *_LOOPBACK})
+        return None if has_key else frozenset({_ANY_ADDRESS, *LOOPBACK})
+    return frozenset({settings.host.lower(), *LOOPBACK})
 
 
 class HostGuard:
