@@ -11,9 +11,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from belvedere.agent.closing import Closing
 from belvedere.errors import InputFileError
 
 __all__ = ["Journal", "read_journal"]
@@ -21,7 +21,7 @@ __all__ = ["Journal", "read_journal"]
 _CHUNK_BYTES = 1 << 16
 
 
-class Journal:
+class Journal(Closing):
     """Appends lines; the file is locked against a second writer.
 
     Raises:
@@ -46,17 +46,6 @@ class Journal:
             ) from exc
         self.repaired_bytes = self._repair()
         """Bytes of a line that was not whole, now gone."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes one line; it survives the end of this process, not that of the machine."""

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from belvedere._version import __version__
 from belvedere.agent.actions import Action, from_dict, to_dict
+from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Screenshot
 from belvedere.agent.journal import Journal, read_journal
@@ -85,7 +85,7 @@ class Step:
 _PLAIN = [one.name for one in fields(Step) if one.name not in ("screenshot", "action")]
 
 
-class Recorder:
+class Recorder(Closing):
     """Writes a trajectory into a folder, which is made if need be.
 
     Args:
@@ -109,15 +109,7 @@ class Recorder:
         head = {"format": FORMAT, "belvedere": __version__, "started": _now()}
         self._write("start", {**head, **start})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._journal.close()
 
     def step(self, step: Step) -> None:

@@ -10,8 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from belvedere.agent.actions import (
     Action,
@@ -28,6 +27,7 @@ from belvedere.agent.actions import (
     TripleClick,
     Type,
 )
+from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Scene, Screenshot, png_size
 from belvedere.agent.stopping import StopSwitch
@@ -72,7 +72,7 @@ _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 _FOCUS = re.compile(r"mCurrentFocus=Window\{\S+ \S+ ([\w.]+)(?:/[\w.$]+)?\}")
 
 
-class AndroidEnvironment:
+class AndroidEnvironment(Closing):
     """The screen of one device. Places of the device are pixels of its screenshot.
 
     Args:
@@ -105,15 +105,7 @@ class AndroidEnvironment:
             ready = [one.serial for one in client.list() if one.state == "device"]
             self._device: Any = client.device(_chosen(serial, ready))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.release()
 
     def screenshot(self) -> Screenshot:

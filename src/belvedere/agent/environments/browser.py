@@ -15,8 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
 from importlib import resources
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from belvedere.agent.actions import (
     Action,
@@ -34,6 +33,7 @@ from belvedere.agent.actions import (
     TripleClick,
     Type,
 )
+from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Scene, Screenshot, Target, png_size
 from belvedere.agent.stopping import StopSwitch
@@ -99,7 +99,7 @@ _KEYS = {
 T = TypeVar("T")
 
 
-class BrowserEnvironment:
+class BrowserEnvironment(Closing):
     """The front tab of a browser of its own, without the user's cookies.
 
     Places of the device are CSS pixels of the viewport. Pressing Esc on the page throws the switch.
@@ -144,17 +144,6 @@ class BrowserEnvironment:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the browser."""

@@ -23,8 +23,7 @@ from contextlib import (
     suppress,
 )
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from belvedere.agent.actions import (
     WHEEL_CLICK_PX,
@@ -43,6 +42,7 @@ from belvedere.agent.actions import (
     Type,
     points,
 )
+from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Held, Scene, Screenshot
 from belvedere.agent.stopping import StopSwitch
@@ -63,7 +63,7 @@ _TYPE_TIMEOUT_S = 30.0
 _MAX_WINDOWS = 32
 
 
-class DesktopEnvironment:
+class DesktopEnvironment(Closing):
     """One monitor of the display that ``DISPLAY`` names.
 
     Places of the device are points of the whole desktop, so those of a second monitor begin where
@@ -105,17 +105,6 @@ class DesktopEnvironment:
             self._watcher = _Watcher(watched, switch)
             self._watcher.start()
             self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stops watching; the desktop stays as it is."""
