@@ -223,7 +223,7 @@ class _Grounder:
         protocol = self._choice.of(model)
         body = {"model": model}
         zoom = self._options.zoom
-        picture = self._picture(screenshot, protocol)
+        picture = screenshot.picture(protocol, self._options.max_pixels)
         question = self._question(
             protocol, screenshot, picture, None, instruction, body, unsure=zoom is not None
         )
@@ -264,13 +264,6 @@ class _Grounder:
             region=region,
         )
 
-    def _picture(self, screenshot: Screenshot, protocol: Protocol) -> Picture:
-        """Resized here where the model's coordinates or the caller need a known size."""
-        known = protocol.coordinates.codec.scale is not None
-        if known and self._options.max_pixels is None:
-            return screenshot.as_it_is()
-        return screenshot.fitted(protocol.image, self._options.max_pixels)
-
     def _question(
         self,
         protocol: Protocol,
@@ -309,16 +302,9 @@ def _read(
     text: str,
     seen: Seen,
 ) -> tuple[Reading, View, Codec]:
-    whole = region or _whole(screenshot, picture, seen)
     codec = seen.codec or protocol.coordinates.codec
-    view = View(whole, seen.seen_size or picture.sent_size)
+    view = screenshot.view(picture, seen, region)
     return read_grounding(protocol, text, view, codec=codec), view, codec
-
-
-def _whole(screenshot: Screenshot, picture: Picture, seen: Seen) -> Region:
-    """The whole screenshot; the server's word on a file sent as it is saves decoding it here."""
-    size = seen.original_size if picture.sent_size is None else None
-    return Region(0, 0, *(size or screenshot.size))
 
 
 def _grounding(answer: Answer, screen_size: tuple[int, int], protocol: Protocol) -> Grounding:

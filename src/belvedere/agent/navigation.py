@@ -16,7 +16,7 @@ from belvedere.agent.asking import Abilities, Answer, Question, Seen, ask
 from belvedere.agent.closing import AsyncClosing, Closing
 from belvedere.agent.confidence import Calibration
 from belvedere.agent.connection import AsyncConnection, Connection
-from belvedere.agent.coordinates import Codec, Region, View
+from belvedere.agent.coordinates import Codec, View
 from belvedere.agent.flow import Flow, run, run_async
 from belvedere.agent.history import HistoryWindow, Turn, navigation_messages
 from belvedere.agent.pictures import ImageInput, Picture, Screenshot
@@ -218,17 +218,11 @@ class _Navigation:
         protocol = self._choice.of(model)
         if protocol.navigation is None:
             raise NotSupported(f"The protocol {protocol.name!r} has no navigation.")
-        picture = self._picture(screenshot, protocol)
+        picture = screenshot.picture(protocol, self._options.max_pixels)
         question = self._question(protocol, protocol.navigation, screenshot, picture, model)
         answer = yield from ask(question, self._abilities)
         self._remember(protocol.navigation, answer, picture)
         return _step(answer)
-
-    def _picture(self, screenshot: Screenshot, protocol: Protocol) -> Picture:
-        known = protocol.coordinates.codec.scale is not None
-        if known and self._options.max_pixels is None:
-            return screenshot.as_it_is()
-        return screenshot.fitted(protocol.image, self._options.max_pixels)
 
     def _question(
         self,
@@ -283,9 +277,7 @@ def _read(
     seen: Seen,
 ) -> tuple[Reading, View, Codec]:
     codec = seen.codec or protocol.coordinates.codec
-    size = seen.original_size if picture.sent_size is None else None
-    region = Region(0, 0, *(size or screenshot.size))
-    view = View(region, seen.seen_size or picture.sent_size)
+    view = screenshot.view(picture, seen)
     return read_action(protocol, text, view, codec=codec, tools=tools), view, codec
 
 

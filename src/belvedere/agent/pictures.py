@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from belvedere.agent.asking import Seen
 from belvedere.agent.connection import data_url, image_url
 from belvedere.agent.coordinates import Region, View
-from belvedere.agent.protocols.data import ImageRules
+from belvedere.agent.protocols.data import ImageRules, Protocol
 from belvedere.images.decode import Inspected, decode, inspect
 from belvedere.images.geometry import Size, resize_image
 from belvedere.images.limits import ImageLimits
@@ -61,13 +62,15 @@ class Screenshot:
         header = self.file.header
         return (header.width, header.height) if header.channels else self.pixels.size
 
-    def as_it_is(self) -> Picture:
-        """The file itself: the server resizes it."""
-        return Picture(image_url(self.file), None)
+    def picture(self, protocol: Protocol, max_pixels: int | None = None) -> Picture:
+        """The file itself, which the server resizes.
 
-    def fitted(self, rules: ImageRules, max_pixels: int | None = None) -> Picture:
-        """At the size that the model's own processor would choose, so that it leaves it there."""
-        return _encoded(_fit(self.pixels, rules, max_pixels))
+        Where the model's coordinates or the caller need a known size, at the one that the model's
+        own processor would choose, so that it leaves it there.
+        """
+        if protocol.coordinates.codec.scale is not None and max_pixels is None:
+            return Picture(image_url(self.file), None)
+        return _encoded(_fit(self.pixels, protocol.image, max_pixels))
 
     def cropped(self, region: Region, rules: ImageRules, *, enlarge: float = 1.0) -> Picture:
         """A region of it, `enlarge` times as wide and high, at a size that the model takes."""
@@ -77,9 +80,14 @@ class Screenshot:
         size = Size(round(cut.width * enlarge), round(cut.height * enlarge))
         return _encoded(resize(cut, _fitted_size(size, rules, None)))
 
-    def view(self, picture: Picture, region: Region | None = None) -> View:
-        """What the model is shown with `picture`."""
-        return View(region or Region(0, 0, *self.size), picture.sent_size)
+    def view(self, picture: Picture, seen: Seen, region: Region | None = None) -> View:
+        """What the model was shown with `picture`, of all of it or of a region.
+
+        The server's word on a file sent as it is saves decoding it here.
+        """
+        size = seen.original_size if picture.sent_size is None else None
+        whole = region or Region(0, 0, *(size or self.size))
+        return View(whole, seen.seen_size or picture.sent_size)
 
 
 def _fit(pixels: Pixels, rules: ImageRules, max_pixels: int | None) -> Pixels:
