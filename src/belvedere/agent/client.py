@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from belvedere.agent.grounding import (
     AsyncGroundingAgent,
     Grounding,
     GroundingAgent,
-    GroundingOptions,
     check_instruction,
 )
 from belvedere.agent.protocols.loader import DEFAULT
@@ -26,37 +23,10 @@ class MAIUIClient(GroundingAgent):
     Arguments and errors are those of `GroundingAgent`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        timeout_s: float = 120.0,
-        options: GroundingOptions | None = None,
-    ) -> None:
-        super().__init__(
-            url, api_key=api_key, model=model, timeout_s=timeout_s, options=_mai_ui(options)
-        )
+    _protocol = DEFAULT
 
 
 class AsyncMAIUIClient(AsyncGroundingAgent):
     """`MAIUIClient` for an event loop: ``await client.get_action(...)``."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        timeout_s: float = 120.0,
-        options: GroundingOptions | None = None,
-    ) -> None:
-        super().__init__(
-            url, api_key=api_key, model=model, timeout_s=timeout_s, options=_mai_ui(options)
-        )
-
-
-def _mai_ui(options: GroundingOptions | None) -> GroundingOptions:
-    options = options or GroundingOptions()
-    return options if options.protocol is not None else replace(options, protocol=DEFAULT)
+    _protocol = DEFAULT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from belvedere.agent.actions import Click, Point
 from belvedere.agent.asking import Abilities, Answer, Question, Seen, ask, check_confidence
@@ -130,6 +130,9 @@ class GroundingAgent(Closing):
         UsageError: `url` is not a URL.
     """
 
+    _protocol: ClassVar[str | None] = None
+    """Where the options name none; by the served model's name when ``None``."""
+
     def __init__(
         self,
         url: str,
@@ -140,7 +143,7 @@ class GroundingAgent(Closing):
         options: GroundingOptions | None = None,
     ) -> None:
         self._connection = Connection(url, api_key=api_key, model=model, timeout_s=timeout_s)
-        self._ground = _Grounder(options or GroundingOptions())
+        self._ground = _Grounder(options or GroundingOptions(), self._protocol)
 
     def close(self) -> None:
         self._connection.close()
@@ -169,6 +172,8 @@ class GroundingAgent(Closing):
 class AsyncGroundingAgent(AsyncClosing):
     """`GroundingAgent` for an event loop, which it never blocks."""
 
+    _protocol: ClassVar[str | None] = None
+
     def __init__(
         self,
         url: str,
@@ -179,7 +184,7 @@ class AsyncGroundingAgent(AsyncClosing):
         options: GroundingOptions | None = None,
     ) -> None:
         self._connection = AsyncConnection(url, api_key=api_key, model=model, timeout_s=timeout_s)
-        self._ground = _Grounder(options or GroundingOptions())
+        self._ground = _Grounder(options or GroundingOptions(), self._protocol)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -205,10 +210,10 @@ def check_instruction(instruction: str) -> None:
 class _Grounder:
     """The flow of a grounding, the same for both agents."""
 
-    def __init__(self, options: GroundingOptions) -> None:
+    def __init__(self, options: GroundingOptions, protocol: str | None) -> None:
         self._options = options
         self._abilities = Abilities()
-        self._choice = ProtocolChoice(options.protocol)
+        self._choice = ProtocolChoice(protocol if options.protocol is None else options.protocol)
 
     def flow(
         self, image: ImageInput | Screenshot, instruction: str
