@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from belvedere.engines.cpu_instructions import instruction_limits
 from tests.integration.serving import RunningServer, running_server
 
 # The time an example takes is the machine's, not the code's: a busy one must fail no test.
 settings.register_profile("belvedere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("belvedere")
+
+# For what the tests compute in this process; `clean_environment` keeps it from their servers.
+os.environ.update(instruction_limits())
 
 # A shell ignores SIGINT for what it runs in the background, and children inherit that: the tests
 # of Ctrl-C would send it to the deaf.

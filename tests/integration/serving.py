@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from belvedere.engines.cpu_instructions import ISA_VARIABLE
+
 START_TIMEOUT_S = 300.0
 BELVEDERE = [sys.executable, "-m", "belvedere"]
 
@@ -100,8 +102,12 @@ def private_state() -> dict[str, str]:
 
 
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This environment without the settings and folders of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BELVEDERE_")}
+    """This environment without what only the tests or whoever runs them have set."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BELVEDERE_") and name != ISA_VARIABLE
+    }
     return {**kept, **private_state(), "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 

@@ -69,8 +69,10 @@ def larger(stage: Stage, factor: int) -> Stage:
 class Trainer:
     """Model, heads and optimisers of one run, with their state on disk."""
 
-    def __init__(self, folder: Path, device: torch.device, seed: int) -> None:
-        self.folder, self.device = folder, device
+    def __init__(
+        self, folder: Path, device: torch.device, seed: int, *, bfloat16: bool = True
+    ) -> None:
+        self.folder, self.device, self.bfloat16 = folder, device, bfloat16
         folder.mkdir(parents=True, exist_ok=True)
         self.model: Qwen3VLForConditionalGeneration = build_model(seed)
         initialise(self.model, seed)
@@ -164,6 +166,9 @@ class Trainer:
             if done or self.stopping:
                 return
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
     def _install_places(self, stage: Stage, batch: Batch) -> None:
         def run() -> object:
             return learn(self.model, self.heads, batch, stage.weights, stage.depth)
@@ -173,14 +178,14 @@ class Trainer:
 
     def _install_offsets(self, stage: Stage, stream: Iterator[Batch]) -> None:
         def run(batch: Batch) -> object:
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            with torch.no_grad(), self._autocast():
                 return learn(self.model, self.heads, batch, stage.weights, stage.depth)
 
         some = [batch.to(self.device) for batch in islice(stream, OFFSET_BATCHES)]
         self.place_rows = install_offsets(self.model, self.place_rows, some, run)
 
     def _step(self, stage: Stage, batch: Batch) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._autocast():
             outcome = learn(self.model, self.heads, batch, stage.weights, stage.depth)
         (outcome.loss / stage.gathered).backward()
         self.progress.stage_steps += 1
@@ -224,11 +229,15 @@ def main() -> None:
     parser.add_argument("--stage", default=STAGES[-1].name, help="first stage after --from")
     parser.add_argument("--export", type=Path, help="write the model folder here and stop")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--float32", action="store_true", help="no bfloat16: some CPUs are faster so"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw screens")
     parser.add_argument("--batch", type=int, default=1, help="times as many screens (for a GPU)")
     options = parser.parse_args()
-    trainer = Trainer(options.run, torch.device(options.device), options.seed)
+    device = torch.device(options.device)
+    trainer = Trainer(options.run, device, options.seed, bfloat16=not options.float32)
     if options.export:
         write_folder(trainer.model, options.export)
         return

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from belvedere.engines.base import EngineSpec
+from belvedere.engines.cpu_instructions import instruction_limits
 from belvedere.engines.safe_path import SAFE_PATH
 
 __all__ = ["EngineProcess", "Report", "parent_death_signal"]
@@ -68,7 +69,7 @@ class EngineProcess:
         on_line: Callable[[str], None],
     ) -> None:
         self._spec = spec
-        self._env = {**os.environ, **SAFE_PATH, **spec.env, **env}
+        self._env = {**os.environ, **SAFE_PATH, **instruction_limits(), **spec.env, **env}
         self._on_phase = on_phase
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
