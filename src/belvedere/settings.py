@@ -65,6 +65,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Upstream(BaseModel):
@@ -142,6 +143,13 @@ class Settings(BaseModel):
     )
     ladder: bool = Field(
         True, description="Start vLLM again with less where it says that memory lacks."
+    )
+    tool_call_parser: ParserName | None = Field(
+        None,
+        description="vLLM's parser of tool calls; that of the model's family when unset; none.",
+    )
+    reasoning_parser: ParserName | None = Field(
+        None, description="vLLM's parser of thoughts; that of a thinking model when unset; none."
     )
     upstream_poll_s: Seconds = Field(5.0, description="Between two looks at an upstream's models.")
     device: str = Field(

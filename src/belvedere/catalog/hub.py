@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from belvedere.catalog.models import CatalogModel
+from belvedere.catalog.parsers import parsers_of
 from belvedere.errors import ModelFolderError, NotSupported
 from belvedere.images.geometry import ProcessorGeometry
 
@@ -49,6 +50,7 @@ def model_from_hub(hub_id: str) -> CatalogModel:
         name=hub_id.rpartition("/")[2].lower(),
         served=hub_id,
         config=config,
+        parsers=parsers_of(config),
         geometry=geometry,
         names=(hub_id,),
         source=f"{base}/{hub_id}",

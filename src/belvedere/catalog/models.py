@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from belvedere.catalog.names import nearest
+from belvedere.catalog.parsers import NO_PARSERS, Parsers, chat_template, parsers_of
 from belvedere.errors import ModelFolderError, NotSupported, UnknownName
 from belvedere.images.geometry import ProcessorGeometry
 
@@ -47,7 +48,7 @@ class CatalogModel:
     `served` is what an engine is given as model: a hub id or a folder. `checkpoint_bytes` is the
     size of its tensors where safetensors metadata tells it.
     `geometry` is None for text models and for processors whose rule is not known, `coordinates`
-    where the model's convention is not.
+    where the model's convention is not. `parsers` are vLLM's.
     """
 
     name: str
@@ -62,6 +63,7 @@ class CatalogModel:
     checkpoint_bytes: int | None = None
     params_total: int | None = None
     coordinates: CoordinateSpace | None = None
+    parsers: Parsers = NO_PARSERS
 
 
 def load_catalog() -> tuple[CatalogModel, ...]:
@@ -94,6 +96,7 @@ def _from_entry(entry: dict[str, Any], entries: Mapping[str, dict[str, Any]]) ->
         checkpoints=entry.get("checkpoints", {}),
         params_total=entry["params_total"],
         coordinates=CoordinateSpace(**entry["coordinates"]) if "coordinates" in entry else None,
+        parsers=parsers_of(base["config"]),
     )
 
 
@@ -176,6 +179,7 @@ def model_from_folder(folder: Path, *, name: str | None = None) -> CatalogModel:
         names=(name,) if name else (),
         source="config.json of the folder",
         checkpoint_bytes=safetensors_bytes(folder),
+        parsers=parsers_of(config, chat_template(folder)),
     )
 
 

@@ -26,6 +26,8 @@ __all__ = ["command"]
 @click.option(
     "--ladder/--no-ladder", default=None, help="Start vLLM again with less where it does not fit."
 )
+@click.option("--tool-call-parser", metavar="NAME", help="vLLM's, for tool calls; none.")
+@click.option("--reasoning-parser", metavar="NAME", help="vLLM's, for thoughts; none.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
 @click.option("--max-model-len", "--max-model-length", type=int, help="Context in tokens.")

@@ -63,6 +63,12 @@ def engine_options(command: F) -> F:
             default=None,
             help="Start vLLM again with less where it does not fit (on).",
         ),
+        click.option(
+            "--tool-call-parser", metavar="NAME", help="vLLM's, for tool calls (by model); none."
+        ),
+        click.option(
+            "--reasoning-parser", metavar="NAME", help="vLLM's, for thoughts (by model); none."
+        ),
         click.option("--device", help="auto, cpu, cuda or cuda:N."),
         click.option("--dtype", help="auto, float32, bfloat16 or float16."),
         click.option(

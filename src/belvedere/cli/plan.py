@@ -66,6 +66,8 @@ def _pin_options(command: Any) -> Any:
             ),
             click.option("--limit-mm-per-prompt", metavar="JSON", help='{"image": 3, "video": 0}'),
             click.option("--max-pixels", type=int, metavar="N", help="Largest image area."),
+            click.option("--tool-call-parser", metavar="NAME", help="For tool calls; none."),
+            click.option("--reasoning-parser", metavar="NAME", help="For thoughts; none."),
             click.option("--engine-version", metavar="VERSION", help="vLLM's accounting (0.32)."),
         )
     ):
@@ -156,17 +158,7 @@ def _pins(flags: dict[str, Any]) -> Pins:
     from belvedere.plan.request import Pins, read_limits
 
     return Pins(
-        dtype=flags["dtype"],
-        quantization=flags["quantization"],
-        kv_cache_dtype=flags["kv_cache_dtype"],
-        max_model_len=flags["max_model_len"],
-        max_num_seqs=flags["max_num_seqs"],
-        max_num_batched_tokens=flags["max_num_batched_tokens"],
-        gpu_memory_utilization=flags["gpu_memory_utilization"],
-        tensor_parallel_size=flags["tensor_parallel_size"],
-        pipeline_parallel_size=flags["pipeline_parallel_size"],
-        enforce_eager=flags["enforce_eager"],
-        max_pixels=flags["max_pixels"],
+        **{name: flags[name] for name in _PINNED if name != "limit_mm_per_prompt"},
         limits=read_limits(flags["limit_mm_per_prompt"]),
         engine_version=flags["engine_version"] or DEFAULT_VERSION,
     )
@@ -295,4 +287,6 @@ _PINNED = (
     "enforce_eager",
     "max_pixels",
     "limit_mm_per_prompt",
+    "tool_call_parser",
+    "reasoning_parser",
 )

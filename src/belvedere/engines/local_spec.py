@@ -81,6 +81,13 @@ def check_local(folder: Path, settings: Settings) -> None:
             f"The embedded engine cannot share a model among {settings.tensor_parallel_size} GPUs.",
             remedy="Leave out --tensor-parallel-size.",
         )
+    for setting in ("tool_call_parser", "reasoning_parser"):
+        if getattr(settings, setting) is not None:
+            flag = "--" + setting.replace("_", "-")
+            raise SettingsError(
+                f"{flag} is for vLLM, and the model runs on the embedded engine.",
+                remedy=f"Leave out {flag}, or use --engine vllm.",
+            )
     missing = [module for module in _NEEDED_MODULES if find_spec(module) is None]
     if missing:
         raise MissingExtra(

@@ -171,6 +171,8 @@ def _pins(settings: Settings, engine: VllmPython) -> Pins:
         gpu_memory_utilization=settings.gpu_memory_utilization,
         tensor_parallel_size=settings.tensor_parallel_size,
         limits={"image": images, "video": 0},
+        tool_call_parser=settings.tool_call_parser,
+        reasoning_parser=settings.reasoning_parser,
         engine_version=engine.version,
     )
 

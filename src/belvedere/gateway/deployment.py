@@ -38,6 +38,8 @@ _ENGINE_SETTINGS = (
     "tensor_parallel_size",
     "gpu_memory_utilization",
     "quantization",
+    "tool_call_parser",
+    "reasoning_parser",
     "replicas",
     "gpu_count",
     "gpu_ids",

@@ -32,6 +32,8 @@ class LoadRequest(Wire):
     tensor_parallel_size: int | None = None
     gpu_memory_utilization: float | None = None
     quantization: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     max_model_len: int | None = None
     trust_remote_code: bool | None = None
     idle_unload_s: float | None = None

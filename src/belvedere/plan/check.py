@@ -23,6 +23,7 @@ UNLIMITED = 999
 """Items per prompt where ``--limit-mm-per-prompt`` does not name the kind (vLLM 0.32)."""
 
 _BOOLEAN = {
+    "enable-auto-tool-choice",
     "enforce-eager",
     "trust-remote-code",
     "enable-prefix-caching",
@@ -168,6 +169,8 @@ def _pins(line: CommandLine, engine_version: str) -> Pins:
         enforce_eager="enforce-eager" in flags,
         max_pixels=_max_pixels(flags.get("mm-processor-kwargs")),
         limits=read_limits(flags.get("limit-mm-per-prompt")),
+        tool_call_parser=flags.get("tool-call-parser"),
+        reasoning_parser=flags.get("reasoning-parser"),
         engine_version=engine_version,
     )
 

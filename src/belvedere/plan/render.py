@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from belvedere.catalog.models import MINI
+from belvedere.catalog.parsers import Parsers
 from belvedere.plan.choices import choices
 from belvedere.plan.planner import Plan
 
@@ -19,6 +20,7 @@ __all__ = [
     "engine_name",
     "per_gpu_bytes",
     "plan_dict",
+    "plan_parsers",
     "served_model",
     "settings_dict",
     "shortage",
@@ -76,7 +78,33 @@ def vllm_flags(plan: Plan) -> list[str]:
         argv += ["--pipeline-parallel-size", str(settings.split.pipeline)]
     if settings.enforce_eager:
         argv.append("--enforce-eager")
-    return argv + _image_argv(plan)
+    return argv + _image_argv(plan) + _parser_argv(plan)
+
+
+def _parser_argv(plan: Plan) -> list[str]:
+    """Without a parser vLLM refuses ``"tool_choice": "auto"`` and leaves thoughts in the answer."""
+    parsers = plan_parsers(plan)
+    argv = []
+    if parsers.tool_call is not None:
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", parsers.tool_call]
+    if parsers.reasoning is not None:
+        argv += ["--reasoning-parser", parsers.reasoning]
+    return argv
+
+
+def plan_parsers(plan: Plan) -> Parsers:
+    """The pinned parsers, or those of the model's family."""
+    pins, known = plan.pins, plan.model.parsers
+    return Parsers(
+        _pinned(pins.tool_call_parser, known.tool_call),
+        _pinned(pins.reasoning_parser, known.reasoning),
+    )
+
+
+def _pinned(name: str | None, known: str | None) -> str | None:
+    if name is None:
+        return known
+    return None if name == "none" else name
 
 
 def _quantization_argv(plan: Plan) -> list[str]:
@@ -119,6 +147,8 @@ def settings_dict(plan: Plan) -> dict[str, Any]:
         "attention_backend": backends[0] if backends else "sdpa",
         "limit_mm_per_prompt": {"image": settings.image_limit, "video": settings.video_limit},
         "max_pixels": settings.max_pixels,
+        "tool_call_parser": plan_parsers(plan).tool_call,
+        "reasoning_parser": plan_parsers(plan).reasoning,
     }
 
 

@@ -83,7 +83,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """Settings the user has fixed; None leaves the choice to the plan. Names are vLLM's."""
+    """Settings the user has fixed; None leaves the choice to the plan. Names are vLLM's.
+
+    A parser called ``none`` is none.
+    """
 
     dtype: str | None = None
     quantization: str | None = None
@@ -97,6 +100,8 @@ class Pins:
     enforce_eager: bool | None = None
     max_pixels: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     engine_version: str = DEFAULT_VERSION
     calibration: Calibration | None = None
 

@@ -14,7 +14,8 @@ from belvedere.catalog.gpus import find_gpu
 from belvedere.catalog.machine import MachineGpu
 from belvedere.engines.base import EngineSpec, EngineStatus, HangPolicy
 from belvedere.engines.devices import Devices
-from belvedere.engines.local_spec import mini_folder
+from belvedere.engines.local_spec import check_local, mini_folder
+from belvedere.engines.reading import LogReader
 from belvedere.engines.starts import Starts
 from belvedere.engines.vllm_build import VllmPython, inspect_python
 from belvedere.engines.vllm_launch import KV_SPACE
@@ -99,6 +100,36 @@ def test_the_probe_shows_a_vision_model_an_image(tmp_path: Path) -> None:
     assert not spec.probe.announced
     parts = spec.probe.body["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "text"]
+
+
+def test_a_warning_is_not_taken_for_the_cause_of_a_failed_start(tmp_path: Path) -> None:
+    (spec,) = specs_of(recipe_of(tmp_path), tmp_path)
+    reader = LogReader(spec.log)
+    warning = (
+        "WARNING [system_utils.py:255] Found ulimit of 20000 and failed to automatically increase "
+        "with error not allowed to raise maximum limit. This can cause fd limit errors like "
+        "`OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n"
+    )
+    assert not reader.takes(warning)
+    assert reader.reason() is None
+    assert reader.takes("(EngineCore pid=1) OSError: [Errno 24] Too many open files: '/x'")
+    assert reader.reason() == "OSError: [Errno 24] Too many open files: '/x'"
+
+
+def test_tool_calls_are_parsed_as_the_family_writes_them(tmp_path: Path) -> None:
+    (spec,) = specs_of(recipe_of(tmp_path), tmp_path)
+    assert option(spec, "--tool-call-parser") == "hermes"
+    assert "--enable-auto-tool-choice" in spec.argv
+    assert "--reasoning-parser" not in spec.argv
+    (other,) = specs_of(recipe_of(tmp_path, tool_call_parser="pythonic"), tmp_path)
+    assert option(other, "--tool-call-parser") == "pythonic"
+    (none,) = specs_of(recipe_of(tmp_path, tool_call_parser="none"), tmp_path)
+    assert "--enable-auto-tool-choice" not in none.argv
+
+
+def test_parsers_are_refused_where_the_embedded_engine_computes() -> None:
+    with pytest.raises(SettingsError, match="--tool-call-parser is for vLLM"):
+        check_local(mini_folder(), settings_of(tool_call_parser="hermes"))
 
 
 def test_replicas_on_a_cpu_get_cores_of_their_own() -> None:
