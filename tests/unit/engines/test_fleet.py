@@ -29,7 +29,7 @@ WITH_CHILD = (
 
 def with_fleet(work: Callable[[Fleet], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with Fleet.launch() as fleet:
+        async with Fleet.open() as fleet:
             await asyncio.wait_for(work(fleet), 90)
 
     asyncio.run(run())
@@ -138,7 +138,7 @@ def test_a_dead_client_ends_the_engines_after_the_linger(linger_s: float, surviv
         "from belvedere.engines.base import Endpoint, EngineSpec\n"
         "from belvedere.engines.fleet import Fleet\n"
         "async def main():\n"
-        f"    async with Fleet.launch(linger_s={linger_s}) as fleet:\n"
+        f"    async with Fleet.open(linger_s={linger_s}) as fleet:\n"
         f"        argv = (sys.executable, '-c', {FOREVER!r})\n"
         "        await fleet.start(EngineSpec('e', argv, Endpoint('http://e')))\n"
         "        print((await fleet.wait_ready('e')).pid, flush=True)\n"
