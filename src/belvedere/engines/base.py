@@ -17,12 +17,16 @@ __all__ = [
     "LogRules",
     "ReadyProbe",
     "RestartPolicy",
+    "SleepPolicy",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 EngineKind = Literal["chat", "tools"]
-EngineState = Literal["starting", "ready", "draining", "stopping", "stopped", "backoff", "failed"]
-"""``backoff``: it crashed and will be started again; ``failed`` and ``stopped`` are final."""
+EngineState = Literal[
+    "starting", "ready", "asleep", "draining", "stopping", "stopped", "backoff", "failed"
+]
+"""``backoff``: it crashed and will be started again; ``failed`` and ``stopped`` are final.
+``asleep`` is also an engine that is just falling asleep or waking; its phase says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,19 @@ class HangPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepPolicy:
+    """That an engine can give its GPU memory back for a while (vLLM's sleep mode), and how fast.
+
+    Attributes:
+        timeout_s: to fall asleep, and to wake with the weights from host memory (level 1).
+        reload_timeout_s: to wake with the weights from the disk (level 2).
+    """
+
+    timeout_s: float = 120.0
+    reload_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogRules:
     """What an engine's own lines mean while it starts, where it writes no ``@phase`` or ``@error``.
 
@@ -138,6 +155,7 @@ class EngineSpec:
             the supervisor keeps them for the next gateway and does not read them.
         probe: asked once per start; without it the announcement alone counts.
         hang: without it the engine's progress is not watched.
+        sleep: without it the engine cannot sleep.
         log: the meaning of its lines, for an engine that does not tell its phases itself.
         expected_s: seconds that each phase took in an earlier start, in their order.
         ready_timeout_s: from spawn to ready.
@@ -153,6 +171,7 @@ class EngineSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     probe: ReadyProbe | None = None
     hang: HangPolicy | None = None
+    sleep: SleepPolicy | None = None
     log: LogRules | None = None
     expected_s: Mapping[str, float] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
@@ -183,6 +202,7 @@ class EngineSpec:
         values["restart"] = RestartPolicy(**values.get("restart", {}))
         values["probe"] = ReadyProbe(**values["probe"]) if values.get("probe") else None
         values["hang"] = HangPolicy(**values["hang"]) if values.get("hang") else None
+        values["sleep"] = SleepPolicy(**values["sleep"]) if values.get("sleep") else None
         values["log"] = LogRules.from_wire(values["log"]) if values.get("log") else None
         return cls(**values)
 
@@ -210,7 +230,8 @@ class EngineStatus:
 
     Attributes:
         phase: the engine's own word for its start-up step (``importing``, ``weights``, ...), or
-            ``spawning`` before it and ``probe`` while its first answer is awaited.
+            ``spawning`` before it and ``probe`` while its first answer is awaited; of a sleep
+            ``falling asleep``, ``asleep`` and ``waking``.
         launch: counts the starts of its process, from 1; 0 before the first.
         crashes: how often it ended by itself or was replaced, in a row.
         pid: of the running process, which leads a process group of its own; ``None`` without one.
@@ -222,6 +243,7 @@ class EngineStatus:
         error, remedy: why it failed last, and what to do; ``None`` once it is ready again.
         exit_code: of the last process, negative for a signal; ``None`` while it runs.
         log_tail: the last lines it wrote, newest last; only filled when it failed.
+        sleep_level: of its present sleep: 1 keeps the weights in host memory, 2 drops them.
     """
 
     name: str
@@ -239,6 +261,7 @@ class EngineStatus:
     remedy: str | None = None
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
+    sleep_level: int | None = None
 
     def to_wire(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from belvedere.engines.progress import (
     counters_from_stats,
 )
 
-__all__ = ["Contact", "NotYet", "Refused"]
+__all__ = ["Contact", "NotYet", "Refused", "excerpt"]
 
 _CONNECT_TIMEOUT_S = 5.0
 _EXCERPT_CHARS = 200
@@ -69,7 +69,7 @@ class Contact:
         parse = counters_from_metrics if kind == "metrics" else counters_from_stats
         try:
             async with asyncio.timeout(timeout_s):
-                _, content = await self._ask("GET", f"/{kind}")
+                _, content = await self.ask("GET", f"/{kind}")
         except (NotYet, TimeoutError):
             return "silent"
         except Refused:
@@ -88,14 +88,20 @@ class Contact:
             NotYet: it is not reachable, or not ready.
             Refused: it answers, but not with a generated answer.
         """
-        status, content = await self._ask("POST", probe.path, dict(probe.body))
+        status, content = await self.ask("POST", probe.path, dict(probe.body))
         if status != 200:
-            text = f"HTTP status {status}: {_excerpt(content)}"
+            text = f"HTTP status {status}: {excerpt(content)}"
             raise NotYet(text) if status >= 500 or status in _LATER else Refused(text)
         if not _has_choices(content):
-            raise Refused(f"an answer without a generation: {_excerpt(content)}")
+            raise Refused(f"an answer without a generation: {excerpt(content)}")
 
-    async def _ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Status and content of one answer.
+
+        Raises:
+            NotYet: there is none.
+            Refused: it is too long.
+        """
         assert self._library is not None
         content = bytearray()
         try:
@@ -118,7 +124,8 @@ def _has_choices(content: bytes) -> bool:
     return isinstance(choices, list) and bool(choices)
 
 
-def _excerpt(content: bytes) -> str:
+def excerpt(content: bytes) -> str:
+    """The beginning of what an engine said, for an error message."""
     text = content[: 4 * _EXCERPT_CHARS].decode("utf-8", "replace")[:_EXCERPT_CHARS]
     return repr(
         "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

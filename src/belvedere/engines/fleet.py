@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = ["Fleet"]
 _log = logging.getLogger(__name__)
 _REPLY_TIMEOUT_S = 20.0
 _PROCESS_EXIT_TIMEOUT_S = 5.0
+_TURNING = ("falling asleep", "waking")
 
 
 class Fleet:
@@ -102,13 +103,6 @@ class Fleet:
         finally:
             await fleet._close()
 
-    @classmethod
-    def launch(
-        cls, *, linger_s: float = 0.0, log_level: str = "warning"
-    ) -> AbstractAsyncContextManager[Fleet]:
-        """`open` without a name."""
-        return cls.open(linger_s=linger_s, log_level=log_level)
-
     @property
     def specs(self) -> dict[str, EngineSpec]:
         return dict(self._specs)
@@ -148,10 +142,47 @@ class Fleet:
         """Tells that a request ran into its timeout, so that a hang is noticed sooner."""
         await self._ask("check", name=name)
 
+    async def sleep(self, name: str, level: int, *, abort: bool = False) -> None:
+        """Lets an engine sleep; returns when it does.
+
+        Args:
+            level: 1 keeps its weights in host memory, 2 drops them.
+            abort: cut its running requests off instead of letting them finish.
+
+        Raises:
+            EngineFailed: it cannot sleep now, or did not and is being started again.
+        """
+        await self._ask("sleep", name=name, level=level, abort=abort)
+        await self._settled(name)
+
+    async def wake(self, name: str) -> None:
+        """Wakes an engine; returns when it has generated something.
+
+        Raises:
+            EngineFailed: it did not wake up and is being started again.
+        """
+        await self._ask("wake", name=name)
+        await self._settled(name)
+
+    async def _settled(self, name: str) -> None:
+        """Waits until an engine neither falls asleep nor wakes; the supervisor limits that."""
+        async with self._changed:
+            before = status = self._statuses.get(name)
+            while status is not None and status.phase in _TURNING and not self.lost.is_set():
+                await self._changed.wait()
+                status = self._statuses.get(name)
+        state = status.state if status is not None else "stopped"
+        same = status is not None and before is not None and status.launch == before.launch
+        if not same or state not in ("ready", "asleep") or self.lost.is_set():
+            error = status.error if status is not None else None
+            raise EngineFailed(error or f"The engine {name!r} is {state}.")
+
     async def wait_ready(
         self, name: str, on_status: Callable[[EngineStatus], None] | None = None
     ) -> EngineStatus:
         """Waits until the engine answers, over restarts too; `on_status` hears of each step.
+
+        One that sleeps would answer when it is woken.
 
         Raises:
             EngineStartFailed: it failed or was stopped, with its own reason and the last lines of
@@ -166,7 +197,7 @@ class Fleet:
                 if on_status is not None and status != seen:
                     on_status(status)
                 seen = status
-                if status.state == "ready":
+                if status.state in ("ready", "asleep"):
                     return status
                 if self.lost.is_set():
                     raise EngineStartFailed(

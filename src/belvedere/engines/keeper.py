@@ -20,6 +20,7 @@ from belvedere.engines.process import EngineProcess
 from belvedere.engines.progress import HangDetector
 from belvedere.engines.reading import LogReader, remaining_s
 from belvedere.engines.remains import FLEET_MARK, LAUNCH_MARK, kill_marked
+from belvedere.engines.sleeper import Sleeper, SleepFailed
 
 __all__ = ["Keeper", "restart_delay_s"]
 
@@ -82,6 +83,7 @@ class Keeper:
         self._directory = directory
         self._log = EngineLog(spec.name, _secrets(spec), log_directory)
         self._reader = LogReader(spec.log)
+        self._sleeper = Sleeper(spec, lambda: self.status, self._change)
         self._chance = chance
         self._launched_at_s = self._phase_since_s = time.monotonic()
         self._announced = asyncio.Event()
@@ -113,6 +115,14 @@ class Keeper:
     def suspect(self) -> None:
         """A request ran into its timeout: look closely at the engine's progress."""
         self._suspected.set()
+
+    def sleep(self, level: int, *, abort: bool) -> None:
+        """See `Sleeper.sleep`."""
+        self._sleeper.sleep(level, abort=abort)
+
+    def wake(self) -> None:
+        """See `Sleeper.wake`."""
+        self._sleeper.wake()
 
     async def run(self) -> None:
         """Returns when the engine is ``stopped`` or ``failed``, with nothing of it left."""
@@ -153,7 +163,9 @@ class Keeper:
         self._announced.clear()
         _remove_socket(self.spec)
         self._launched_at_s = self._phase_since_s = time.monotonic()
+        self._sleeper.launched()
         fresh: dict[str, Any] = {"phase_s": {}, "retry_in_s": None, "exit_code": None, "notes": ()}
+        fresh["sleep_level"] = None
         self.status = replace(self.status, state="starting", phase="spawning", **fresh)
         self._change(launch=number)
         mark = f"{self.spec.name}/{number}/{secrets.token_hex(8)}"
@@ -205,7 +217,7 @@ class Keeper:
             self._change(state="ready", phase="ready", error=None, remedy=None)
             forgiving = asyncio.create_task(self._forgive())
             try:
-                return await self._watch(contact, self.spec.hang)
+                return await self._attend(contact)
             finally:
                 forgiving.cancel()
 
@@ -247,6 +259,24 @@ class Keeper:
     async def _forgive(self) -> None:
         await asyncio.sleep(self.spec.restart.stable_s)
         self._change(crashes=0)
+
+    async def _attend(self, contact: Contact) -> _Fault:
+        """Watches the engine, and lets it sleep in between."""
+        while True:
+            watching = asyncio.create_task(self._watch(contact, self.spec.hang))
+            wanted = asyncio.create_task(self._sleeper.wanted())
+            try:
+                await asyncio.wait({watching, wanted}, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    return watching.result()
+            finally:
+                watching.cancel()
+                wanted.cancel()
+                await asyncio.gather(watching, wanted, return_exceptions=True)
+            try:
+                await self._sleeper.run()
+            except SleepFailed as exc:
+                return _Fault(f"The engine {exc}.", _LOOK_AT_LOG)
 
     async def _watch(self, contact: Contact, policy: HangPolicy | None) -> _Fault:
         """Returns when the engine is hung; for ever is fine."""

@@ -9,6 +9,8 @@ op       fields              effect
 start    spec                begins an engine; refused while one of that name is alive
 stop     name, drain         ends an engine, with or without letting its requests finish
 forget   name                removes a ``stopped`` or ``failed`` engine from the table
+sleep    name, level, abort  lets an engine sleep; ``abort`` cuts its running requests off
+wake     name                wakes it again
 check    name                a request ran into its timeout: look closely at the engine
 linger   seconds             how long engines stay up when the last gateway dies
 bye                          leaves; the reply's ``stopping`` says whether everything ends now
@@ -28,7 +30,7 @@ from typing import Any
 
 __all__ = ["MESSAGE_LIMIT_BYTES", "PROTOCOL_VERSION", "SOCKET_NAME", "decode", "encode"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 SOCKET_NAME = "supervisor.sock"
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 

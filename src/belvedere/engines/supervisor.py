@@ -31,6 +31,7 @@ from belvedere.engines.protocol import (
 )
 from belvedere.engines.remains import FLEET_MARK, kill_marked
 from belvedere.engines.rundir import owned, remove_own
+from belvedere.engines.sleeper import CannotSleep
 
 __all__ = ["Supervisor", "main"]
 
@@ -171,7 +172,7 @@ class Supervisor:
                 return
             try:
                 self._obey(message)
-            except _Refusal as exc:
+            except (_Refusal, CannotSleep) as exc:
                 await attachment.reply(number, error=str(exc))
             except (ValueError, TypeError, KeyError, AttributeError) as exc:
                 reason = f"The message is not valid: {type(exc).__name__} {exc}."
@@ -198,6 +199,10 @@ class Supervisor:
                 self._start(EngineSpec.from_wire(spec))
             case {"op": "stop", "name": str(name)}:
                 self._keeper(name).stop(drain=bool(message.get("drain", True)))
+            case {"op": "sleep", "name": str(name), "level": 1 | 2 as level}:
+                self._keeper(name).sleep(level, abort=bool(message.get("abort")))
+            case {"op": "wake", "name": str(name)}:
+                self._keeper(name).wake()
             case {"op": "check", "name": str(name)}:
                 self._keeper(name).suspect()
             case {"op": "forget", "name": str(name)}:

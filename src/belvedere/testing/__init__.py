@@ -2,5 +2,6 @@
 
 from belvedere.testing.fake_engine import FakeEngine
 from belvedere.testing.script import Capacity, Script
+from belvedere.testing.sleep_mode import SleepScript
 
-__all__ = ["Capacity", "FakeEngine", "Script"]
+__all__ = ["Capacity", "FakeEngine", "Script", "SleepScript"]

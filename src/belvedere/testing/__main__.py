@@ -18,11 +18,12 @@ import uvicorn
 
 from belvedere.testing.fake_engine import FakeEngine, server_config
 from belvedere.testing.script import Capacity, Script
+from belvedere.testing.sleep_mode import SleepScript
 
 _KEY_VARIABLE = "BELVEDERE_ENGINE_KEY"
 _START_FAULTS = ("none", "exit0", "garbage", "crash", "never-ready", "error")
 _GRACE_S = 5
-T = TypeVar("T", Script, Capacity)
+T = TypeVar("T", Script, Capacity, SleepScript)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,10 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start-fail", choices=_START_FAULTS, default="none")
     parser.add_argument("--ignore-sigterm", action="store_true", help="only SIGKILL ends it")
     parser.add_argument("--silent", action="store_true", help="announce no phases, like vLLM")
-    for options in (Script, Capacity):
+    for options in (Script, Capacity, SleepScript):
         for entry in fields(options):
-            flag = "--" + entry.name.replace("_", "-")
-            parser.add_argument(flag, type=type(entry.default), default=entry.default)
+            _add_flag(parser, entry.name, entry.default)
     given = parser.parse_args(argv)
     _start(given.start_fail, given.start_delay_s, given.silent)
     engine = FakeEngine(
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         model=given.model,
         api_key=os.environ.get(_KEY_VARIABLE),
         capacity=_chosen(Capacity, given),
+        sleep=_chosen(SleepScript, given),
     )
     where = {"uds": given.uds} if given.uds else {"host": "127.0.0.1", "port": given.port}
     config = server_config(engine.app(), timeout_graceful_shutdown=_GRACE_S, **where)
@@ -61,6 +62,14 @@ class _Stubborn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, default: object) -> None:
+    flag = "--" + name.replace("_", "-")
+    if default is False:
+        parser.add_argument(flag, action="store_true")
+    else:
+        parser.add_argument(flag, type=type(default), default=default)
 
 
 def _chosen(kind: type[T], given: argparse.Namespace) -> T:

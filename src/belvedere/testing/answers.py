@@ -26,15 +26,15 @@ class Shape:
     def chunk(self, text: str) -> dict[str, Any]:
         return self._chunk({"content": text}, text, None)
 
-    def last(self) -> dict[str, Any]:
-        return self._chunk({}, "", "stop")
+    def last(self, reason: str) -> dict[str, Any]:
+        return self._chunk({}, "", reason)
 
     def counted(self, counts: Mapping[str, Any]) -> dict[str, Any]:
         """The chunk of ``stream_options.include_usage``."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": counts}
 
-    def whole(self, text: str, counts: Mapping[str, Any]) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+    def whole(self, text: str, counts: Mapping[str, Any], reason: str) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         if self.is_chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:

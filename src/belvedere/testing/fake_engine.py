@@ -33,6 +33,7 @@ from belvedere.testing.answers import Shape, error, event, metrics
 from belvedere.testing.hardware import Answer, Counters, Hardware
 from belvedere.testing.prompt_cache import Prompt
 from belvedere.testing.script import Capacity, Failure, Script
+from belvedere.testing.sleep_mode import SleepMode, SleepScript
 
 __all__ = ["Counters", "Failure", "FakeEngine", "Script", "server_config"]
 
@@ -46,12 +47,15 @@ class FakeEngine:
     Routes: ``/health``, ``/stats``, ``/metrics`` (vLLM's names), ``/v1/models``,
     ``/v1/chat/completions``, ``/v1/completions``, ``/tokenize``, and ``POST /script`` with
     ``{"queue": [script, ...]}`` for the next requests or ``{"default": script}`` for all others.
+    With `SleepScript.sleep_mode` also vLLM's ``/sleep``, ``/wake_up``, ``/is_sleeping`` and
+    ``/collective_rpc``.
 
     Args:
         script: for every request for which none was queued with `play`.
         model: the name it serves.
         api_key: bearer key that every route but ``/health`` asks for; ``None`` asks for none.
         capacity: of the pretended hardware.
+        sleep: how it sleeps and wakes.
 
     Attributes:
         url: where it listens, in the ``with`` block.
@@ -65,11 +69,14 @@ class FakeEngine:
         model: str = "fake",
         api_key: str | None = None,
         capacity: Capacity | None = None,
+        sleep: SleepScript | None = None,
     ) -> None:
         self.script = script or Script()
         self.model = model
         self.capacity = capacity or Capacity()
         self._hardware = Hardware(self.capacity)
+        self._sleep_script = sleep or SleepScript()
+        self._sleeping = SleepMode(self._hardware, self._sleep_script)
         self.counters = self._hardware.counters
         self.url = ""
         self._key = api_key
@@ -92,6 +99,13 @@ class FakeEngine:
             ("/tokenize", self._tokenize, "POST"),
             ("/script", self._take_script, "POST"),
         ]
+        if self._sleep_script.sleep_mode:
+            routes += [
+                ("/sleep", self._sleep, "POST"),
+                ("/wake_up", self._wake_up, "POST"),
+                ("/is_sleeping", self._is_sleeping, "GET"),
+                ("/collective_rpc", self._collective_rpc, "POST"),
+            ]
         guarded = [Route(path, self._guarded(call), methods=[how]) for path, call, how in routes]
         return Starlette(routes=[Route("/health", self._health), *guarded])
 
@@ -151,6 +165,28 @@ class FakeEngine:
         tokens = list(range(count))
         return JSONResponse({"count": count, "max_model_len": _MAX_MODEL_LEN, "tokens": tokens})
 
+    async def _sleep(self, request: Request) -> Response:
+        level = int(request.query_params.get("level", "1"))
+        if not await self._sleeping.sleep(level, request.query_params.get("mode", "abort")):
+            return error(500, "The fake engine cannot sleep.")
+        return JSONResponse({"status": "sleeping", "level": level})
+
+    async def _wake_up(self, request: Request) -> Response:
+        tags = request.query_params.getlist("tags")
+        if not await self._sleeping.wake(tags):
+            return error(500, "CUDA Error: out of memory")
+        status = "sleeping" if self._sleeping.is_sleeping else "awake"
+        return JSONResponse({"status": status, "tags": tags or None})
+
+    async def _is_sleeping(self, _: Request) -> Response:
+        return JSONResponse({"is_sleeping": self._sleeping.is_sleeping})
+
+    async def _collective_rpc(self, request: Request) -> Response:
+        if (await request.json()).get("method") != "reload_weights":
+            return error(400, "The fake engine only reloads weights.")
+        await self._sleeping.reload()
+        return JSONResponse({"results": [None]})
+
     async def _take_script(self, request: Request) -> Response:
         try:
             body = await request.json()
@@ -200,7 +236,7 @@ async def _events(answer: Answer, shape: Shape, with_usage: bool) -> AsyncIterat
         yield event(shape.first())
     async for piece in answer.tokens():
         yield event(shape.chunk(piece))
-    yield event(shape.last())
+    yield event(shape.last(answer.end))
     if with_usage:
         yield event(shape.counted(answer.usage))
     yield b"data: [DONE]\n\n"
@@ -214,7 +250,7 @@ async def _whole(request: Request, answer: Answer, shape: Shape) -> Response:
     if not work.done():
         work.cancel()
         return Response(status_code=499)
-    return JSONResponse(shape.whole("".join(work.result()), answer.usage))
+    return JSONResponse(shape.whole("".join(work.result()), answer.usage, answer.end))
 
 
 async def _collect(answer: Answer) -> list[str]:

@@ -32,6 +32,7 @@ class Counters:
         prompt_tokens, cached_tokens: of finished prefills, and what the prefix cache had of them.
         vision_tokens: of images that had to be encoded.
         generated_tokens: sent.
+        sleeps, wakes, reloads: calls of vLLM's sleep mode.
     """
 
     running: int = 0
@@ -43,6 +44,9 @@ class Counters:
     cached_tokens: int = 0
     vision_tokens: int = 0
     generated_tokens: int = 0
+    sleeps: int = 0
+    wakes: int = 0
+    reloads: int = 0
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_KEPT_REQUESTS))
     headers: deque[dict[str, str]] = field(default_factory=lambda: deque(maxlen=_KEPT_REQUESTS))
 
@@ -58,10 +62,14 @@ class Hardware:
 
     Attributes:
         counters: what was done with it.
+        aborts: how often everything that ran was cut off.
+        has_weights: otherwise it generates garbage.
     """
 
     def __init__(self, capacity: Capacity) -> None:
         self.counters = Counters()
+        self.aborts = 0
+        self.has_weights = True
         self._capacity = capacity
         self._cache = PromptCache(capacity)
         self._seats = asyncio.Semaphore(capacity.max_num_seqs)
@@ -69,6 +77,26 @@ class Hardware:
         self._going = asyncio.Event()
         self._going.set()
         self._thawed = threading.Event()
+        self._scheduling = asyncio.Event()
+        self._scheduling.set()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether requests wait and none begins to run."""
+        return not self._scheduling.is_set()
+
+    def pause(self, *, abort: bool) -> None:
+        """New requests wait; with `abort`, those that run end where they are."""
+        self._scheduling.clear()
+        self.aborts += abort
+
+    def resume(self) -> None:
+        self._scheduling.set()
+
+    def forget(self, *, weights: bool) -> None:
+        """Loses its caches, and the weights if told to."""
+        self._cache = PromptCache(self._capacity)
+        self.has_weights = not weights
 
     def thaw(self) -> None:
         """Ends a freeze, from any thread."""
@@ -80,6 +108,7 @@ class Hardware:
         counters = self.counters
         counters.waiting += 1
         try:
+            await self._scheduling.wait()
             await self._seats.acquire()
         finally:
             counters.waiting -= 1
@@ -124,7 +153,11 @@ class Hardware:
 
 
 class Answer:
-    """One request on its way through the hardware."""
+    """One request on its way through the hardware.
+
+    Attributes:
+        end: its ``finish_reason``.
+    """
 
     def __init__(self, hardware: Hardware, script: Script, prompt: Prompt) -> None:
         self._hardware = hardware
@@ -132,6 +165,7 @@ class Answer:
         self._prompt = prompt
         self._work = Prefill(len(prompt.tokens), 0, 0)
         self._sent = 0
+        self.end = "stop"
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -141,13 +175,18 @@ class Answer:
         """The texts of the tokens, each when it is due."""
         with self._counted() as complete:
             async with self._hardware.seat():
+                aborts = self._hardware.aborts
                 self._work = await self._hardware.prefill(self._prompt)
                 for index in self._indices():
                     await self._hardware.step(self._script, index)
                     await asyncio.sleep(self._pause_s(index))
+                    if self._hardware.aborts != aborts:
+                        self.end = "abort"
+                        return
                     self._sent += 1
                     self._hardware.counters.generated_tokens += 1
-                    yield f"tok{index}".ljust(self._script.token_bytes - 1, ".") + " "
+                    text = f"tok{index}" if self._hardware.has_weights else "!!!!"
+                    yield text.ljust(self._script.token_bytes - 1, ".") + " "
                 await self._hardware.step(self._script, self._script.tokens)
                 complete()
 
