@@ -264,6 +264,14 @@ class Settings(BaseModel):
     idle_unload_s: Seconds | None = Field(
         None, description="Unload a model after so long without a request; never when unset."
     )
+    sleep_mode: bool = Field(
+        False, description="Start vLLM so that the model can sleep and give its GPU memory back."
+    )
+    idle_sleep_s: Seconds | None = Field(
+        None,
+        description="Put a model with sleep_mode to sleep after so long without a request; never "
+        "when unset.",
+    )
     engine_log_dir: str | None = Field(
         None, description="Folder of the engines' log files; in the user's state folder when unset."
     )
