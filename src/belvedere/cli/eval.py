@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from belvedere.cli.batch import INTERRUPTED, SOME_FAILED, grounded_row, progress
-from belvedere.cli.options import check_writable, server, server_options
+from belvedere.cli.options import check_writable, server_options
 from belvedere.cli.output import print_json, print_table
+from belvedere.cli.rows import (
+    concurrency_option,
+    exit_code,
+    grounded_row,
+    images_option,
+    output_option,
+    run_rows,
+)
 from belvedere.errors import InputFileError, UsageError
 
 if TYPE_CHECKING:
@@ -28,21 +34,13 @@ _FORMATS = ("screenspot", "screenspot-pro", "osworld-g", "belvedere")
 
 @click.command("eval")
 @click.argument("annotations", metavar="ANNOTATIONS", type=click.Path(path_type=Path))
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where the images are (default: beside ANNOTATIONS).",
-)
+@images_option(beside="ANNOTATIONS")
 @click.option(
     "--format", "given", type=click.Choice(_FORMATS), help="Told from the rows when not given."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="So many samples, evenly spread.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+@output_option(
+    required=False,
     help="Keep every answer, one JSON object a line; an interrupted evaluation goes on from it.",
 )
 @click.option(
@@ -57,12 +55,8 @@ _FORMATS = ("screenspot", "screenspot-pro", "osworld-g", "belvedere")
     metavar="FILE",
     help="Fit the confidence to the hits, and write that as JSON.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="Samples at the same time; more than one makes each latency longer.",
+@concurrency_option(
+    default=1, help="Samples at the same time; more than one makes each latency longer."
 )
 @click.option("--json", "as_json", is_flag=True, help="The scores as JSON on stdout.")
 @server_options
@@ -76,10 +70,7 @@ def command(
     calibration: Path | None,
     concurrency: int,
     as_json: bool,
-    url: str | None,
-    api_key: str | None,
-    model: str | None,
-    **engine: Any,
+    **model: Any,
 ) -> int:
     """Measure clicks on a grounding benchmark: ScreenSpot, ScreenSpot-Pro or OSWorld-G.
 
@@ -89,39 +80,28 @@ def command(
     \b
     belvedere eval ScreenSpot-Pro/annotations --images ScreenSpot-Pro/images --misses misses
     """
-    from belvedere.agent.batch import finished_rows, run_batch, task_of
-    from belvedere.agent.client import MAIUIClient
+    from belvedere.agent.batch import finished_rows, task_of
     from belvedere.agent.datasets import read_samples
     from belvedere.agent.evaluation import summarise
-    from belvedere.agent.stopping import StopSwitch, stop_on_signals
 
     samples = _spread(read_samples(annotations, given), limit)
-    beside = annotations if annotations.is_dir() else annotations.parent
-    folder = images or beside
+    folder = images or (annotations if annotations.is_dir() else annotations.parent)
     for path in (output, calibration):
         if path is not None:
             check_writable(path)
-    switch = StopSwitch()
     tasks = [
         task_of(number, {"image": sample.image, "instruction": sample.instruction})
         for number, sample in enumerate(samples)
     ]
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="belvedere-eval-")))
-        results = output or scratch / "results.jsonl"
-        finished_rows(results, tasks)
-        target = stack.enter_context(server(url, api_key, **engine))
-        client = stack.enter_context(MAIUIClient(target.url, api_key=target.api_key, model=model))
-        stack.enter_context(stop_on_signals(switch))
-        watch = stack.enter_context(progress(len(tasks), "samples"))
-        done = run_batch(
+    with tempfile.TemporaryDirectory(prefix="belvedere-eval-") as scratch:
+        results = output or Path(scratch, "results.jsonl")
+        done = run_rows(
             tasks,
-            lambda task: _answer(task, samples[task.number], folder, client),
+            lambda task, client: _answer(task, samples[task.number], folder, client),
             results,
+            what="samples",
             concurrency=concurrency,
-            switch=switch,
-            watch=watch,
-            resumed=watch.resumed,
+            **model,
         )
         rows = finished_rows(results, tasks)
     evaluation = summarise(samples, rows)
@@ -130,7 +110,7 @@ def command(
     if calibration is not None:
         _calibrate(rows, calibration)
     _print(evaluation, as_json=as_json)
-    return INTERRUPTED if done.stopped else SOME_FAILED if evaluation.failed else 0
+    return exit_code(done, evaluation.failed)
 
 
 def _spread(samples: list[Sample], limit: int | None) -> list[Sample]:
