@@ -200,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         figure="hit",
         goal=0.999,
-        minutes=95,
+        minutes=80,
         peak_lr=5e-4,
         decay=True,
         floor=0.0,
