@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from belvedere.cli.act import StepPrinter, recorder, report_outcome
 from belvedere.cli.options import check_writable
-from belvedere.cli.screens import (
-    check_screen,
-    limited_policy,
-    open_screen,
-    read_secrets,
-    safety_options,
-    screen_options,
-)
+from belvedere.cli.runs import StepPrinter, report_outcome, screen_run
+from belvedere.cli.screens import safety_options, screen_options
 from belvedere.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,19 +31,7 @@ __all__ = ["command"]
 @screen_options
 @safety_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a step, then the outcome.")
-def command(
-    folder: Path,
-    html: Path | None,
-    live: bool,
-    policy: Path | None,
-    max_steps: int | None,
-    yes: tuple[str, ...],
-    secrets: tuple[str, ...],
-    save: Path | None,
-    as_json: bool,
-    browser: str | None,
-    **screen: Any,
-) -> int:
+def command(folder: Path, html: Path | None, *, as_json: bool, **options: Any) -> int:
     """Go through the run recorded in DIR again, without a model.
 
     Against its own screenshots; with --live on a real screen, where each action waits until the
@@ -61,7 +41,8 @@ def command(
     belvedere replay run1 --html run1.html
     belvedere replay run1 --live --browser examples/login.html
     """
-    from belvedere.agent.trajectory import check_unused, read_trajectory
+    from belvedere.agent.deciders import Recorded
+    from belvedere.agent.trajectory import read_trajectory
 
     if html is not None:
         check_writable(html)
@@ -70,39 +51,15 @@ def command(
         from belvedere.agent.report import write_report
 
         write_report(trajectory, html)
-    if not live:
-        if browser is not None or screen["desktop"] or screen["android"]:
+    if not options["live"]:
+        if options["browser"] is not None or options["desktop"] or options["android"]:
             raise UsageError("A real screen is only acted on live.", remedy="Add --live.")
         return _again(trajectory, as_json=as_json)
-    check_screen(browser=browser, desktop=screen["desktop"], android=screen["android"])
-    if save is not None:
-        check_unused(save)
-    from belvedere.agent.deciders import Recorded
-    from belvedere.agent.runner import Runner, nobody
-    from belvedere.agent.secrets import Secrets
-    from belvedere.agent.stopping import StopSwitch, stop_on_signals
-    from belvedere.cli.terminal import watched_terminal
-
-    rules = limited_policy(policy, browser=browser, max_steps=max_steps, yes=yes)
-    hidden = Secrets(read_secrets(secrets, os.environ))
-    switch = StopSwitch()
-    where = {"browser": browser, **screen}
-    with ExitStack() as stack:
-        stack.enter_context(stop_on_signals(switch))
-        terminal = stack.enter_context(watched_terminal(switch))
-        shown = stack.enter_context(open_screen(rules, switch, **where))
-        start = {"task": trajectory.task, "agent": "replay", "live": True, "model": None}
-        outcome = Runner(
-            Recorded(trajectory, live=True),
-            shown,
-            policy=rules,
-            recorder=stack.enter_context(recorder(save, start, where, hidden)),
-            secrets=hidden,
-            switch=switch,
-            live=True,
-            approve=terminal.approve if terminal else nobody,
-            watch=StepPrinter(hidden, as_json=as_json),
-        ).run()
+    run, _ = screen_run(options, as_json=as_json)
+    start = {"task": trajectory.task, "agent": "replay", "live": True, "model": None}
+    outcome = run.carry_out(
+        lambda _: nullcontext(Recorded(trajectory, live=True)), start, can_reply=False
+    )
     return report_outcome(outcome, as_json=as_json)
 
 
