@@ -76,8 +76,9 @@ class RemoteServer:
 
     @property
     def name(self) -> str:
-        """Host and port, for people."""
-        return urlsplit(self.endpoint.base_url).netloc
+        """Host, port and path, for people."""
+        parts = urlsplit(self.endpoint.base_url)
+        return parts.netloc + parts.path
 
     async def run(self) -> None:
         """Looks until cancelled."""

@@ -98,7 +98,7 @@ class Upstreams:
                     self._say_shadowed(served, server.name)
                     continue
                 yield Replica(
-                    f"{server.name}/{model.name}",
+                    f"{server.name}/{served}",
                     Model(
                         served,
                         0,
