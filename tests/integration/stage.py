@@ -148,6 +148,7 @@ class Stage:
         replicas: int = 1,
         aliases: tuple[str, ...] = (),
         ready: bool = True,
+        deployed: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> list[LiveEngine]:
         """Fake engines that serve `model`.
@@ -155,6 +156,7 @@ class Stage:
         Args:
             options: of ``python -m belvedere.testing``.
             ready: wait until the server sends them requests.
+            deployed: further fields of the `Deployment`.
             changes: of the `EngineSpec`.
         """
         deployment = Deployment(
@@ -166,6 +168,7 @@ class Stage:
             created_s=time.time(),
             replicas=replicas,
             aliases=aliases,
+            **(deployed or {}),
         )
         for index in range(replicas):
             spec = self._spec(deployment, index, options)
@@ -175,6 +178,10 @@ class Stage:
                 self._run(self.fleet.wait_ready(engine.name))
             assert wait_until(lambda: self._serves(model)), f"{model} is not served"
         return self.engines(model)
+
+    def sleep(self, engine: LiveEngine, level: int = 1) -> None:
+        """Puts one engine to sleep behind the server's back."""
+        self._run(self.fleet.sleep(engine.name, level))
 
     async def _end(self, name: str) -> None:
         with suppress(EngineFailed):  # the server may have unloaded it just now

@@ -17,6 +17,8 @@ __all__ = ["COMMANDS", "cli", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("belvedere.cli.serve", "Serve a model over the OpenAI API."),
     "load": ("belvedere.cli.load", "Load a model into a running server."),
+    "sleep": ("belvedere.cli.sleep", "Free the GPU memory of a model, for a while."),
+    "wake": ("belvedere.cli.wake", "Wake a model that sleeps."),
     "unload": ("belvedere.cli.unload", "Take a model out of a running server."),
     "key": ("belvedere.cli.key", "Make an API key with a role and limits."),
     "status": ("belvedere.cli.status", "What a running server has loaded."),

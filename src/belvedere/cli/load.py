@@ -36,6 +36,8 @@ __all__ = ["command"]
 @click.option("--quantization", help="awq, gptq, fp8 or bitsandbytes, as the folder was saved.")
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Where the server allows it.")
 @click.option("--idle-unload-s", type=float, metavar="S", help="Unload it when idle for so long.")
+@click.option("--sleep-mode/--no-sleep-mode", default=None, help="Let it sleep (vLLM on a GPU).")
+@click.option("--idle-sleep-s", type=float, metavar="S", help="To sleep when idle for so long.")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
 @running_server_options
 def command(

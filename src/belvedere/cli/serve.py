@@ -41,6 +41,15 @@ __all__ = ["command"]
     "--linger-s", type=float, metavar="S", help="Engines wait so long for a restarted server (30)."
 )
 @click.option("--idle-unload-s", type=float, metavar="S", help="Unload models idle for so long.")
+@click.option(
+    "--sleep-mode",
+    is_flag=True,
+    default=None,
+    help="Models can sleep: belvedere sleep and wake (vLLM on a GPU).",
+)
+@click.option(
+    "--idle-sleep-s", type=float, metavar="S", help="Put models to sleep that are idle for so long."
+)
 @click.option("--api-key", help="Key that clients must send (better: API_KEY).")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond loopback without a key."

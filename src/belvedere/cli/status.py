@@ -61,6 +61,8 @@ def _replica(replica: Mapping[str, Any]) -> str:
         parts.append(f"{replica['phase']}, {replica['start_s']:.1f} s{about}")
     elif replica["state"] == "ready":
         parts.append(f"started in {replica['start_s']:.1f} s")
+    elif replica["state"] == "asleep":
+        parts.append(f"{replica['phase']}, level {replica['sleep_level']}")
     elif replica["retry_in_s"] is not None:
         parts.append(f"starts again in {replica['retry_in_s']:.1f} s")
     if replica["crashes"]:

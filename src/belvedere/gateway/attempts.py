@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from belvedere.errors import BelvedereError, EngineTimeout, RateLimited, Unavailable
 from belvedere.gateway.record import current
-from belvedere.gateway.relay import EngineGone
+from belvedere.gateway.relay import EngineGone, EngineNotReached
 from belvedere.gateway.state import Gateway
 from belvedere.router.replica import Model
 from belvedere.router.router import Lease
@@ -31,7 +31,7 @@ async def attempt(gateway: Gateway, model: Model, work: Work, job: Job[T]) -> T:
     stack that `job` is given; `job` may take it over with ``pop_all``.
 
     Raises:
-        Unavailable: no replica is ready, or two engines died.
+        Unavailable: no replica is ready, a sleeping one did not wake up, or two engines died.
         RequestQuarantined: two engines have died of this very request.
         EngineTimeout: the engine made no progress; the supervisor is asked to look at it.
     """
@@ -44,7 +44,9 @@ async def attempt(gateway: Gateway, model: Model, work: Work, job: Job[T]) -> T:
             except Unavailable:
                 if isinstance(failure, _BUSY):
                     raise failure from None
-                raise
+                if not await _woken(gateway, model):
+                    raise
+                continue
             tried.append(lease.replica.name)
             current().leased(lease, is_retry=len(tried) > 1)
             stack.enter_context(_span(lease))
@@ -63,6 +65,17 @@ async def attempt(gateway: Gateway, model: Model, work: Work, job: Job[T]) -> T:
     ) from failure
 
 
+async def _woken(gateway: Gateway, model: Model) -> bool:
+    """Whether the model was asleep, and can be asked now."""
+    host = gateway.host
+    deployment = host.sleeping.sleeper(model) if host is not None else None
+    if host is None or deployment is None:
+        return False
+    with current().trace.stage("wake"):
+        await host.sleeping.wake(deployment)
+    return True
+
+
 def _span(lease: Lease) -> AbstractContextManager[None]:
     replica = lease.replica
     return current().trace.stage(
@@ -76,10 +89,10 @@ async def noting(gateway: Gateway, lease: Lease, work: Awaitable[T]) -> T:
         return await work
     except EngineGone as exc:
         current().trace.fail(exc)
-        if _had_the_request(exc):
-            lease.died()
-        else:
+        if isinstance(exc, EngineNotReached):
             gateway.router.mark_broken(lease.replica)
+        else:
+            lease.died()
         current().engine_deaths += 1
         raise
     except EngineTimeout as exc:
@@ -90,10 +103,3 @@ async def noting(gateway: Gateway, lease: Lease, work: Awaitable[T]) -> T:
     except BelvedereError as exc:
         current().trace.fail(exc)
         raise
-
-
-def _had_the_request(gone: EngineGone) -> bool:
-    """Whether the engine may have died of the request, and was not already gone before it came."""
-    cause = gone.__cause__
-    lost = isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
-    return lost or not isinstance(cause, OSError)

@@ -43,6 +43,7 @@ _ENGINE_SETTINGS = (
     "replicas",
     "gpu_count",
     "gpu_ids",
+    "sleep_mode",
 )
 
 
@@ -83,11 +84,15 @@ class Deployment:
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Self | None:
+    sleep_mode: bool = False
+    idle_sleep_s: float | None = None
+    gpu_ids: tuple[int, ...] = ()
         """The deployment an engine belongs to; ``None`` for an engine that serves no model."""
         if LABEL not in labels:
             return None
         values: dict[str, Any] = json.loads(labels[LABEL])
-        return cls(**{**values, "aliases": tuple(values["aliases"])})
+        tuples = {name: tuple(values.get(name, ())) for name in ("aliases", "gpu_ids")}
+        return cls(**{**values, **tuples})
 
     def engine_name(self, index: int) -> str:
         """A readable name that no other engine has."""
@@ -118,6 +123,8 @@ def describe(settings: Settings, replicas: int, aliases: tuple[str, ...] = ()) -
 def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
     """What is known of a local model before its engine has loaded it."""
     folder = Path(deployment.folder)
+        sleep_mode=settings.sleep_mode,
+        idle_sleep_s=settings.idle_sleep_s,
     geometry = None
     takes_images = (folder / "preprocessor_config.json").is_file()
     if takes_images:
@@ -136,3 +143,4 @@ def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
         deployment=deployment.id,
         takes_cache_salt=deployment.engine == "vllm",
     )
+        video=video,

@@ -1,14 +1,13 @@
-"""Which models run here: load, replace, unload."""
+"""Which models run here: load, replace, sleep, wake, unload."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,16 +17,16 @@ from belvedere.engines.devices import assign_devices
 from belvedere.engines.fleet import Fleet
 from belvedere.errors import BelvedereError, EngineStartFailed, InvalidRequest, ModelNotFound
 from belvedere.gateway.deployment import Deployment, describe
+from belvedere.gateway.idleness import tend
 from belvedere.gateway.mirror import Mirror
 from belvedere.gateway.recipes import Recipe, choose_recipe
+from belvedere.gateway.sleeping import Sleeping
 from belvedere.router.replica import Model
 from belvedere.router.router import Router
 from belvedere.settings import Settings
 
 __all__ = ["Host", "LoadFailure", "wants_model"]
 
-_log = logging.getLogger(__name__)
-_IDLE_LOOK_S = 1.0
 _STOP_MARGIN_S = 15.0
 OnStatus = Callable[[EngineStatus], None]
 
@@ -55,6 +54,7 @@ class Host:
 
     Attributes:
         mirror: what is loaded.
+        sleeping: which of it sleeps.
     """
 
     def __init__(self, settings: Settings, fleet: Fleet, router: Router) -> None:
@@ -62,16 +62,19 @@ class Host:
         self._fleet = fleet
         self._router = router
         self.mirror = Mirror(settings, fleet, router)
+        self.sleeping = Sleeping(
+            fleet, router, self.mirror, drain_timeout_s=settings.drain_timeout_s
+        )
         self._changing: set[str] = set()
         self._failures: dict[str, LoadFailure] = {}
         self._is_first_due = wants_model(settings)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Mirrors the fleet, and unloads idle models, for the time of the block."""
+        """Mirrors the fleet, and tends idle models, for the time of the block."""
         unsubscribe = self._fleet.subscribe(self.mirror.sync)
         self.mirror.sync()
-        idle = asyncio.create_task(self._unload_idle())
+        idle = asyncio.create_task(tend(self))
         try:
             yield
         finally:
@@ -79,6 +82,7 @@ class Host:
             idle.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await idle
+            await self.sleeping.aclose()
 
     @property
     def is_loading(self) -> bool:
@@ -150,15 +154,24 @@ class Host:
                 gpu_ids=settings.gpu_ids,
                 gpus_per_replica=settings.tensor_parallel_size,
             )
-            deployment = replace(described, replicas=len(groups))
-            folder = Path(deployment.folder)
-            recipe = await asyncio.to_thread(choose_recipe, folder, settings, groups, machine)
-            on_checked()
-            with self._noting_failure(deployment):
-                await self._start(deployment, recipe, on_status)
-            model = self.mirror.promote(deployment)
-            await asyncio.shield(self._retire_others(deployment))
+            gpu_ids = tuple(sorted({index for group in groups for index in group.gpu_ids}))
+            deployment = replace(described, replicas=len(groups), gpu_ids=gpu_ids)
+            async with self._place_for(deployment):
+                machine = await asyncio.to_thread(machine_gpus)
+                folder = Path(deployment.folder)
+                recipe = await asyncio.to_thread(choose_recipe, folder, settings, groups, machine)
+                on_checked()
+                with self._noting_failure(deployment):
+                    await self._start(deployment, recipe, on_status)
+                model = self.mirror.promote(deployment)
+                await asyncio.shield(self._retire_others(deployment))
             return model
+
+    def _place_for(self, deployment: Deployment) -> AbstractAsyncContextManager[None]:
+        """Models that can sleep make room for one another."""
+        if not deployment.sleep_mode:
+            return contextlib.nullcontext()
+        return self.sleeping.place_for(deployment.gpu_ids)
 
     async def _retire_others(self, current: Deployment) -> None:
         for old in self.mirror.deployments:
@@ -189,6 +202,48 @@ class Host:
             for deployment in generations:
                 await self._retire(deployment)
         return generations[-1]
+
+    async def sleep(self, name: str | None, level: int = 1) -> Deployment:
+        """Puts a model to sleep; the next request for it wakes it.
+
+        Args:
+            name: as for `unload`.
+            level: 1 keeps its weights in host memory, 2 drops them.
+
+        Raises:
+            ModelNotFound, InvalidRequest: as for `unload`.
+            NotSupported, Unavailable: see `Sleeping.sleep`.
+        """
+        deployment = self._settled(name)
+        await self.sleeping.sleep(deployment, level)
+        return deployment
+
+    async def wake(self, name: str | None) -> Deployment:
+        """Wakes a model; nothing happens to one that is awake.
+
+        Raises:
+            ModelNotFound, InvalidRequest: as for `unload`.
+            NotSupported, Unavailable: see `Sleeping.wake`.
+        """
+        deployment = self._settled(name)
+        await self.sleeping.wake(deployment)
+        return deployment
+
+    def is_changing(self, name: str) -> bool:
+        """Whether the model of that name is being loaded or unloaded."""
+        return name in self._changing
+
+    def idle_s(self, deployment: Deployment) -> float:
+        """For how long nobody has asked for it; 0 for one that is not up."""
+        model = self.mirror.model(deployment)
+        if model is None or not self.mirror.is_up(deployment):
+            return 0.0
+        return self._router.idle_s(model)
+
+    def _settled(self, name: str | None) -> Deployment:
+        deployment = self._loaded(name)[-1]
+        with self._change(deployment.name):
+            return deployment
 
     def _loaded(self, name: str | None) -> list[Deployment]:
         names = sorted(self.mirror.loaded_names)
@@ -277,18 +332,3 @@ class Host:
             grace_s = (spec.drain_s + spec.stop_grace_s) if spec else 0.0
             await self._fleet.wait_stopped(name, grace_s + _STOP_MARGIN_S)
             await self._fleet.forget(name)
-
-    async def _unload_idle(self) -> None:
-        while True:
-            await asyncio.sleep(_IDLE_LOOK_S)
-            for deployment in self.mirror.deployments:
-                if self._is_idle(deployment) and deployment.name not in self._changing:
-                    _log.info("unloading %r, idle", deployment.name)
-                    with contextlib.suppress(BelvedereError):
-                        await self.unload(deployment.name)
-
-    def _is_idle(self, deployment: Deployment) -> bool:
-        model = self.mirror.model(deployment)
-        if deployment.idle_unload_s is None or model is None or not self.mirror.is_up(deployment):
-            return False
-        return self._router.idle_s(model) > deployment.idle_unload_s

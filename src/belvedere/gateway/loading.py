@@ -1,4 +1,4 @@
-"""The shapes of ``/api/v1/inference/load`` and ``unload``, and the settings they stand for."""
+"""The shapes of ``/api/v1/inference/load`` and its kin, and the settings they stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from belvedere.errors import InvalidRequest, PermissionDenied, SettingsError
 from belvedere.gateway.wire import Wire
 from belvedere.settings import Settings, with_changes
 
-__all__ = ["LoadRequest", "UnloadRequest", "load_settings_of"]
+__all__ = ["LoadRequest", "SleepRequest", "UnloadRequest", "WakeRequest", "load_settings_of"]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 _SERVER_SIDE = frozenset({"aliases", "replace", "wait"})
@@ -37,6 +37,8 @@ class LoadRequest(Wire):
     max_model_len: int | None = None
     trust_remote_code: bool | None = None
     idle_unload_s: float | None = None
+    sleep_mode: bool | None = None
+    idle_sleep_s: float | None = None
     replace: bool = False
     wait: bool = True
 
@@ -45,6 +47,16 @@ class UnloadRequest(Wire):
     """Which model; the only one when it is left out."""
 
     model: Name | None = None
+
+
+class SleepRequest(UnloadRequest):
+    """Which model, and whether its weights stay in host memory (1) or are dropped (2)."""
+
+    level: Literal[1, 2] = 1
+
+
+class WakeRequest(UnloadRequest):
+    """Which model; the only one when it is left out."""
 
 
 def load_settings_of(server: Settings, wanted: LoadRequest) -> Settings:
@@ -62,6 +74,8 @@ def load_settings_of(server: Settings, wanted: LoadRequest) -> Settings:
         )
     wishes = wanted.model_dump(exclude=set(_SERVER_SIDE), exclude_none=True)
     wishes.setdefault("served_model_name", None)
+    if wanted.sleep_mode is False:
+        wishes.setdefault("idle_sleep_s", None)
     if {"replicas", "gpu_count", "gpu_ids"} & wishes.keys():
         wishes = {"replicas": None, "gpu_count": None, "gpu_ids": None, **wishes}
     try:

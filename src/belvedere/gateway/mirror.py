@@ -7,7 +7,8 @@ there without being told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from belvedere.engines.base import EngineState
 from belvedere.engines.fleet import Fleet
@@ -30,6 +31,8 @@ class Mirror:
         self._router = router
         self._promoted: set[str] = set()
         self._retiring: set[str] = set()
+        self._resting: dict[str, frozenset[str]] = {}
+        self._resting_engines: frozenset[str] = frozenset()
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
@@ -62,12 +65,34 @@ class Mirror:
     def state(self, engine: str) -> EngineState:
         """``stopped`` for an engine that is gone."""
         status = self._fleet.status(engine)
-        return status.state if status is not None else "stopped"
+        if status is None:
+            return "stopped"
+        is_resting = status.state == "ready" and engine in self._resting_engines
+        return "draining" if is_resting else status.state
+
+    @contextmanager
+    def resting(self, deployment: Deployment) -> Iterator[None]:
+        """Its engines are about to sleep: for the time of the block they get no new requests."""
+        self._resting[deployment.id] = frozenset(self.engines(deployment))
+        self._resting_engines = frozenset().union(*self._resting.values())
+        try:
+            yield
+        finally:
+            self._resting.pop(deployment.id, None)
+            self._resting_engines = frozenset().union(*self._resting.values())
+
+    def is_resting(self, deployment: Deployment) -> bool:
+        """Whether it is in a block of `resting`."""
+        return deployment.id in self._resting
+
+    def is_retiring(self, deployment: Deployment) -> bool:
+        """Whether it is on its way out."""
+        return deployment.id in self._retiring
 
     def is_up(self, deployment: Deployment) -> bool:
-        """Whether all of its engines answer."""
+        """Whether all of its engines answer, or would when they are woken."""
         states = [self.state(name) for name in self.engines(deployment)]
-        return len(states) >= deployment.replicas and set(states) == {"ready"}
+        return len(states) >= deployment.replicas and set(states) <= {"ready", "asleep"}
 
     def model(self, deployment: Deployment) -> Model | None:
         """Its model, while the router has a replica of it."""
@@ -104,6 +129,8 @@ class Mirror:
             for name in self.engines(deployment):
                 if name not in present:
                     self._add(name, model)
+                if self.state(name) == "asleep":
+                    self._router.forget_cache(name)
             if deployment.id not in self._retiring and self.is_up(deployment):
                 self._serve(deployment, model)
         self.names.withdraw(self.loaded_names)

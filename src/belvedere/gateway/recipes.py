@@ -22,7 +22,7 @@ from belvedere.engines.vllm_build import VllmPython
 from belvedere.engines.vllm_launch import plan_launch
 from belvedere.engines.vllm_report import MemoryReport, deviations, read_report
 from belvedere.engines.vllm_spec import PLANNED_LABEL, vllm_engine_spec
-from belvedere.errors import EngineStartFailed, MissingExtra
+from belvedere.errors import EngineStartFailed, MissingExtra, NotSupported, SettingsError
 from belvedere.gateway.deployment import LABEL, Deployment
 from belvedere.gateway.fit import check_fit, planned_weights_bytes
 from belvedere.settings import Settings
@@ -200,14 +200,30 @@ def choose_recipe(
     Raises:
         MissingExtra: it is not installed.
         ModelFolderError, SettingsError, UsageError, DoesNotFit: it would not start.
+        NotSupported: it has no sleep mode, which is asked for.
     """
     engine = vllm_python(settings, on_gpu=bool(groups[0].gpu_ids))
     if engine is None:
+    _check_sleep_mode(settings, engine)
         return LocalRecipe(folder, settings, groups, machine)
     return VllmRecipe(folder, settings, groups, machine, engine, Starts(starts_path()))
 
 
 def vllm_python(settings: Settings, *, on_gpu: bool) -> VllmPython | None:
+def _check_sleep_mode(settings: Settings, engine: VllmPython | None) -> None:
+    if settings.idle_sleep_s is not None and not settings.sleep_mode:
+        raise SettingsError(
+            "idle_sleep_s is set, but sleep_mode is off.", remedy="Add --sleep-mode."
+        )
+    if not settings.sleep_mode or (engine is not None and engine.build == "cuda"):
+        return
+    what = "The embedded engine" if engine is None else "The CPU build of vLLM"
+    raise NotSupported(
+        f"{what} has no sleep mode; only vLLM on a GPU has.",
+        remedy="Leave --sleep-mode out; 'belvedere unload' and idle_unload_s free memory too.",
+    )
+
+
     """The vLLM to use; ``None`` for the embedded engine.
 
     ``auto`` is vLLM where `Settings.engine_python` names one, or where the model runs on a GPU and

@@ -10,7 +10,19 @@ from belvedere.engines.base import EngineStatus
 from belvedere.engines.vllm_report import MemoryReport, deviations, read_report
 from belvedere.engines.vllm_spec import CHANGES_LABEL, PLANNED_LABEL
 
-__all__ = ["memory_view"]
+__all__ = ["memory_view", "sleeping_bytes"]
+
+
+def sleeping_bytes(labels: Mapping[str, str]) -> int | None:
+    """What a sleep gives back of each GPU of an engine, as planned: weights and KV cache.
+
+    Args:
+        labels: of the engine's spec.
+    """
+    if PLANNED_LABEL not in labels:
+        return None
+    planned = MemoryReport.from_wire(json.loads(labels[PLANNED_LABEL]))
+    return (planned.weights_bytes or 0) + (planned.kv_bytes or 0)
 
 
 def memory_view(labels: Mapping[str, str], status: EngineStatus) -> dict[str, Any] | None:

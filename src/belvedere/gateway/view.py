@@ -13,6 +13,9 @@ from belvedere.router.replica import Replica
 
 __all__ = ["failure_views", "model_views", "replica_view", "service_state", "upstream_views"]
 
+_SERVING = frozenset({"ready", "asleep"})
+"""States of a replica that a request can have: the next one wakes it where it sleeps."""
+
 
 def service_state(gateway: Gateway) -> str:
     """``ok``, or what is wrong with the service as a whole.
@@ -21,14 +24,14 @@ def service_state(gateway: Gateway) -> str:
     ``empty``: no model is loaded; ``unavailable``: no engine is up or coming.
     """
     replicas = gateway.router.replicas
-    states = [replica.state() for replica in replicas]
+    states = {replica.state() for replica in replicas}
     if not states:
         return _state_without_engines(gateway)
-    if set(states) == {"ready"}:
+    if states <= _SERVING:
         return "ok"
-    if "ready" in states:
+    if states & _SERVING:
         return "degraded"
-    return "starting" if {"starting", "backoff"} & set(states) else "unavailable"
+    return "starting" if {"starting", "backoff"} & states else "unavailable"
 
 
 def _state_without_engines(gateway: Gateway) -> str:
@@ -54,6 +57,7 @@ def replica_view(gateway: Gateway, replica: Replica) -> dict[str, Any]:
     return {
         **view,
         "phase": status.phase,
+        "sleep_level": status.sleep_level,
         "start_s": status.elapsed_s,
         "phase_s": dict(status.phase_s),
         "launches": status.launch,
@@ -77,15 +81,18 @@ def _model_view(gateway: Gateway, deployment: Deployment) -> dict[str, Any]:
     replicas = [
         replica for replica in gateway.router.replicas if replica.model.deployment == deployment.id
     ]
-    states = [replica.state() for replica in replicas]
+    states = {replica.state() for replica in replicas}
     aliases = gateway.router.aliases.items()
     return {
         "model": deployment.name,
         "aliases": sorted(alias for alias, target in aliases if target == deployment.name),
         "model_path": deployment.source,
-        "is_loaded": "ready" in states,
+        "is_loaded": bool(states & _SERVING),
+        "is_asleep": bool(states) and states == {"asleep"},
         "created": int(deployment.created_s),
         "idle_unload_s": deployment.idle_unload_s,
+        "sleep_mode": deployment.sleep_mode,
+        "idle_sleep_s": deployment.idle_sleep_s,
         "replicas": [replica_view(gateway, replica) for replica in replicas],
     }
 

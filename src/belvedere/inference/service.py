@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from belvedere.engines.base import EngineStatus
-from belvedere.errors import BelvedereError, EngineFailed, ModelNotFound
+from belvedere.errors import BelvedereError, EngineFailed, ModelNotFound, UsageError
 from belvedere.gateway import chat, generation
 from belvedere.gateway.keys import ANYONE
 from belvedere.gateway.pace import EventSource
@@ -134,6 +134,35 @@ class InferenceService:
         gateway = self._gateway()
         await asyncio.shield(host_of(gateway).unload(name))
         await self._close_if_empty(gateway)
+
+    async def sleep_model(self, name: str | None = None, level: int = 1) -> None:
+        """Frees the GPU memory of a model and keeps its engines; its running requests finish first.
+
+        The next request for it wakes it. It must have been loaded with ``sleep_mode=True``, which
+        vLLM has on a GPU.
+
+        Args:
+            name: the only loaded model when ``None``.
+            level: 1 keeps the weights in host memory, 2 reads them from the disk again.
+
+        Raises:
+            ModelNotFound: no such model, or none is named while several are loaded.
+            NotSupported: it was loaded without sleep mode.
+            InvalidRequest: it sleeps at another level already.
+            Unavailable: it did not fall asleep; its engine is started again.
+        """
+        if level not in (1, 2):
+            raise UsageError(f"level is {level!r}.", remedy="Give 1 or 2.")
+        await asyncio.shield(host_of(self._gateway()).sleep(name, level))
+
+    async def wake_model(self, name: str | None = None) -> None:
+        """Wakes a model before a request does; nothing happens to one that is awake.
+
+        Raises:
+            ModelNotFound, NotSupported: as for `sleep_model`.
+            Unavailable: it did not wake up; its engine is started again.
+        """
+        await host_of(self._gateway()).wake(name)
 
     def generate(
         self,

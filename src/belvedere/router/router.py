@@ -206,6 +206,10 @@ class Router:
         if name in self._replicas:
             self._replicas[name].seen.suspect = False
 
+    def forget_cache(self, name: str) -> None:
+        """The replica's caches are empty."""
+        self._affinity.forget(name)
+
     def mark_broken(self, replica: Replica) -> None:
         """Its process has probably ended, and its caches with it."""
         replica.seen.broken_s = self._now_s()
@@ -324,6 +328,8 @@ class Router:
         states = {replica.state() for replica in replicas if not replica.draining}
         if "starting" in states:
             what = "is still being loaded"
+        elif "asleep" in states:
+            what = "is asleep"
         elif "backoff" in states:
             what = "has lost its engine, which is being started again"
         elif replicas and all(replica.draining for replica in replicas):

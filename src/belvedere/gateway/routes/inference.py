@@ -1,4 +1,4 @@
-"""Models at run time: ``/api/v1/inference/load``, ``unload`` and ``status``."""
+"""Models at run time: ``/api/v1/inference/load``, ``sleep``, ``wake``, ``unload``, ``status``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from belvedere.errors import EngineStartFailed, NotSupported
 from belvedere.gateway.auth import require_admin, require_key
 from belvedere.gateway.body import read_object, read_optional_object
 from belvedere.gateway.hosting import Host
-from belvedere.gateway.loading import LoadRequest, UnloadRequest, load_settings_of
+from belvedere.gateway.loading import (
+    LoadRequest,
+    SleepRequest,
+    UnloadRequest,
+    WakeRequest,
+    load_settings_of,
+)
 from belvedere.gateway.openapi import request_schema
 from belvedere.gateway.replies import unless_left
 from belvedere.gateway.state import Gateway, gateway_of
@@ -81,6 +87,39 @@ async def unload(request: Request) -> Response:
     wanted = parse(UnloadRequest, body)
     gone = await asyncio.shield(_host(gateway).unload(wanted.model))
     return JSONResponse({"success": True, "message": f"{gone.name} is unloaded."})
+
+
+@router.post(
+    "/sleep",
+    dependencies=[Depends(require_admin)],
+    summary="Put a model to sleep",
+    openapi_extra=request_schema(SleepRequest, required=False),
+)
+async def sleep(request: Request) -> Response:
+    """Frees the GPU memory of a model and keeps its engines; its running requests finish first.
+
+    Only for models that were loaded with "sleep_mode". The next request wakes it.
+    """
+    gateway = gateway_of(request)
+    body = await read_optional_object(request, max_body_bytes=gateway.settings.max_body_bytes)
+    wanted = parse(SleepRequest, body)
+    model = await asyncio.shield(_host(gateway).sleep(wanted.model, wanted.level))
+    return JSONResponse({"success": True, "message": f"{model.name} is asleep."})
+
+
+@router.post(
+    "/wake",
+    dependencies=[Depends(require_admin)],
+    summary="Wake a model",
+    openapi_extra=request_schema(WakeRequest, required=False),
+)
+async def wake(request: Request) -> Response:
+    """Answers when the model has its GPU memory again and has generated a token."""
+    gateway = gateway_of(request)
+    body = await read_optional_object(request, max_body_bytes=gateway.settings.max_body_bytes)
+    wanted = parse(WakeRequest, body)
+    model = await _host(gateway).wake(wanted.model)
+    return JSONResponse({"success": True, "message": f"{model.name} is awake."})
 
 
 @router.get("/status", dependencies=[Depends(require_key)], summary="What is loaded")
