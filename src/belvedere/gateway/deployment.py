@@ -63,6 +63,9 @@ class Deployment:
         idle_unload_s: unload it after so long without a request; ``None``: never.
         engine: what computes it.
         max_pixels: the largest image that its engine takes as it is; ``None``: the model's own.
+        sleep_mode: its engines can sleep.
+        idle_sleep_s: put it to sleep after so long without a request; ``None``: never.
+        gpu_ids: all GPUs that its engines use; models that can sleep take turns on them.
         max_model_len: its context in tokens, where the engine was given one by a plan.
     """
 
@@ -78,15 +81,15 @@ class Deployment:
     engine: Literal["local", "vllm"] = "local"
     max_pixels: int | None = None
     max_model_len: int | None = None
+    sleep_mode: bool = False
+    idle_sleep_s: float | None = None
+    gpu_ids: tuple[int, ...] = ()
 
     def to_label(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Self | None:
-    sleep_mode: bool = False
-    idle_sleep_s: float | None = None
-    gpu_ids: tuple[int, ...] = ()
         """The deployment an engine belongs to; ``None`` for an engine that serves no model."""
         if LABEL not in labels:
             return None
@@ -117,14 +120,14 @@ def describe(settings: Settings, replicas: int, aliases: tuple[str, ...] = ()) -
         replicas=replicas,
         aliases=aliases,
         idle_unload_s=settings.idle_unload_s,
+        sleep_mode=settings.sleep_mode,
+        idle_sleep_s=settings.idle_sleep_s,
     )
 
 
 def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
     """What is known of a local model before its engine has loaded it."""
     folder = Path(deployment.folder)
-        sleep_mode=settings.sleep_mode,
-        idle_sleep_s=settings.idle_sleep_s,
     geometry = None
     takes_images = (folder / "preprocessor_config.json").is_file()
     if takes_images:
@@ -143,4 +146,3 @@ def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
         deployment=deployment.id,
         takes_cache_salt=deployment.engine == "vllm",
     )
-        video=video,

@@ -199,17 +199,16 @@ def choose_recipe(
 
     Raises:
         MissingExtra: it is not installed.
-        ModelFolderError, SettingsError, UsageError, DoesNotFit: it would not start.
         NotSupported: it has no sleep mode, which is asked for.
+        ModelFolderError, SettingsError, UsageError, DoesNotFit: it would not start.
     """
     engine = vllm_python(settings, on_gpu=bool(groups[0].gpu_ids))
-    if engine is None:
     _check_sleep_mode(settings, engine)
+    if engine is None:
         return LocalRecipe(folder, settings, groups, machine)
     return VllmRecipe(folder, settings, groups, machine, engine, Starts(starts_path()))
 
 
-def vllm_python(settings: Settings, *, on_gpu: bool) -> VllmPython | None:
 def _check_sleep_mode(settings: Settings, engine: VllmPython | None) -> None:
     if settings.idle_sleep_s is not None and not settings.sleep_mode:
         raise SettingsError(
@@ -224,6 +223,7 @@ def _check_sleep_mode(settings: Settings, engine: VllmPython | None) -> None:
     )
 
 
+def vllm_python(settings: Settings, *, on_gpu: bool) -> VllmPython | None:
     """The vLLM to use; ``None`` for the embedded engine.
 
     ``auto`` is vLLM where `Settings.engine_python` names one, or where the model runs on a GPU and
