@@ -20,6 +20,7 @@ from belvedere.engines.base import (
     LogRules,
     ReadyProbe,
     RestartPolicy,
+    SleepPolicy,
 )
 from belvedere.engines.devices import ANY_DEVICE, Devices
 from belvedere.engines.ladder import REFUSALS
@@ -56,6 +57,9 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """No network, no usage statistics; its own processes meet on loopback."""
+_SLEEP_ROUTES = {"VLLM_SERVER_DEV_MODE": "1"}
+"""``/sleep`` and ``/wake_up`` are development routes. vLLM asks for no key there: what guards them
+is that its socket lies in a folder of ours alone."""
 
 
 def vllm_engine_spec(
@@ -89,8 +93,12 @@ def vllm_engine_spec(
     argv += ["--served-model-name", served_name, "--uds", str(socket), *launch.flags()]
     if settings.trust_remote_code:
         argv.append("--trust-remote-code")
+    if settings.sleep_mode:
+        argv.append("--enable-sleep-mode")
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     env = {**_QUIET, "VLLM_API_KEY": key, "PATH": path, **launch.env(), **devices.env}
+    if settings.sleep_mode:
+        env |= _SLEEP_ROUTES
     if not devices.gpu_ids:
         env |= core_binding(*replica, ranks=launch.plan.settings.split.gpus)
     notes = {
@@ -109,6 +117,9 @@ def vllm_engine_spec(
             announced=False,
         ),
         hang=HangPolicy(counters="metrics", timeout_s=settings.hang_timeout_s),
+        sleep=SleepPolicy(reload_timeout_s=settings.start_timeout_s)
+        if settings.sleep_mode
+        else None,
         log=_LOG_RULES,
         expected_s=dict(expected_s or {}),
         restart=RestartPolicy(max_crashes=settings.max_crashes),
