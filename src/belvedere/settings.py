@@ -144,6 +144,10 @@ class Settings(BaseModel):
     ladder: bool = Field(
         True, description="Start vLLM again with less where it says that memory lacks."
     )
+    strict_actions: bool = Field(
+        False,
+        description="Groundings and steps of agents can only be answered by an action (vLLM).",
+    )
     tool_call_parser: ParserName | None = Field(
         None,
         description="vLLM's parser of tool calls; that of the model's family when unset; none.",

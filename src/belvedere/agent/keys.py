@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from belvedere.errors import ActionError
 
-__all__ = ["MODIFIERS", "key_name", "key_names"]
+__all__ = ["KEY_NAMES", "MODIFIERS", "key_name", "key_names"]
 
 MODIFIERS = frozenset({"ctrl", "alt", "shift", "win"})
 """Held while the others are pressed; ``win`` is Windows, Command, Super and Meta."""
@@ -49,6 +49,9 @@ _ALIASES = {
     "prtsc": "printscreen",
     "contextmenu": "apps",
 }
+
+KEY_NAMES = tuple(sorted(_NAMED | _ALIASES.keys()))
+"""Every name of a key that is no single character."""
 
 
 def key_name(text: str) -> str:

@@ -21,6 +21,9 @@ from belvedere.settings import Settings
 
 __all__ = ["check_features", "engine_body"]
 
+_OURS = ("priority", "strict_actions")
+"""What the gateway itself does."""
+
 _PLAIN = INERT | {"model", "messages", "priority", "prompt", "stream", "stream_options"}
 """Every engine has these."""
 
@@ -57,7 +60,7 @@ def engine_body(
     Raises:
         InvalidRequest: `param` names something that the engine cannot do.
     """
-    given = request.model_dump(exclude_unset=True, exclude={*INERT, "priority"})
+    given = request.model_dump(exclude_unset=True, exclude={*INERT, *_OURS})
     body = {name: value for name, value in given.items() if value is not None}
     if "tools" not in body:
         body.pop("parallel_tool_calls", None)

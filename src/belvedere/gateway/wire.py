@@ -181,6 +181,7 @@ class ChatCompletionRequest(Sampling):
     chat_template_kwargs: TemplateKwargs | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    strict_actions: bool | Literal["grounding", "navigation"] | None = None
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> Self:

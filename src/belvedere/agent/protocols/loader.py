@@ -22,7 +22,14 @@ from pydantic import ValidationError
 from belvedere.agent.protocols.data import Protocol
 from belvedere.errors import InputFileError, SettingsError, UnknownName
 
-__all__ = ["DEFAULT", "ProtocolChoice", "load_protocol", "protocol_for", "protocol_names"]
+__all__ = [
+    "DEFAULT",
+    "ProtocolChoice",
+    "known_protocol",
+    "load_protocol",
+    "protocol_for",
+    "protocol_names",
+]
 
 GROUP = "belvedere.protocols"
 DEFAULT = "mai-ui"
@@ -50,11 +57,17 @@ def load_protocol(name: str) -> Protocol:
 
 def protocol_for(model: str) -> Protocol:
     """The protocol whose patterns fit a served model's name; MAI-UI's when none does."""
-    for name in protocol_names():
-        protocol = load_protocol(name)
-        if any(fnmatchcase(model.lower(), pattern) for pattern in protocol.models):
-            return protocol
-    return load_protocol(DEFAULT)
+    return known_protocol(model) or load_protocol(DEFAULT)
+
+
+def known_protocol(*names: str) -> Protocol | None:
+    """The protocol whose patterns fit one of a model's names, the first name first."""
+    protocols = [load_protocol(name) for name in protocol_names()]
+    for model in names:
+        for protocol in protocols:
+            if any(fnmatchcase(model.lower(), pattern) for pattern in protocol.models):
+                return protocol
+    return None
 
 
 class ProtocolChoice:
