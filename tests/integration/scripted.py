@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx2
 import uvicorn
@@ -24,6 +25,17 @@ from belvedere.testing import FakeEngine
 from tests.integration.serving import wait_until
 
 FAKE = Model(name="fake", created_s=0)
+
+
+@contextmanager
+def deaf() -> Iterator[str]:
+    """URL of a port whose connections never come about: its queue is full."""
+    with ExitStack() as stack, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"
 
 
 @contextmanager

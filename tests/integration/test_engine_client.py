@@ -16,7 +16,7 @@ import pytest
 from belvedere.engines.base import Endpoint
 from belvedere.errors import EngineFailed, EngineTimeout, SettingsError
 from belvedere.gateway.engine_pool import EnginePool
-from belvedere.gateway.relay import EngineClient, EngineGone
+from belvedere.gateway.relay import EngineClient, EngineGone, EngineNotReached
 
 PATH = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Grüße"}]}
@@ -276,8 +276,9 @@ def test_a_connection_that_lay_idle_too_long_is_not_used() -> None:
 def test_a_broken_answer_means_the_engine_is_gone(answer: Callable[..., Awaitable[None]]) -> None:
     async def main() -> None:
         async with serving(answer) as peer, client_of(peer.url) as client:
-            with pytest.raises(EngineGone):
+            with pytest.raises(EngineGone) as gone:
                 await client.complete(PATH, BODY)
+            assert not isinstance(gone.value, EngineNotReached)
             with pytest.raises(EngineGone):
                 async with client.stream(PATH, BODY) as events:
                     async for _ in events:
@@ -292,13 +293,13 @@ def test_nobody_listens(tmp_path: Path) -> None:
             url = peer.url
         for address in ({"url": url}, {"url": "http://e", "uds": str(tmp_path / "none")}):
             async with client_of(**address) as client:
-                with pytest.raises(EngineGone):
+                with pytest.raises(EngineNotReached):
                     await client.complete(PATH, BODY)
         async with (
             serving(saying(sized(b"{}"))) as plain,
             client_of(plain.url.replace("http:", "https:")) as client,
         ):
-            with pytest.raises(EngineGone):
+            with pytest.raises(EngineNotReached):
                 await client.complete(PATH, BODY)
 
     run(main())

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from belvedere.engines.base import Endpoint
+from belvedere.gateway.state import Gateway
+from belvedere.router.replica import Replica
 from belvedere.testing import FakeEngine, Script
 from belvedere.testing.script import Failure
 from tests.integration.callers import raw_request
-from tests.integration.scripted import gateway_for
+from tests.integration.scripted import FAKE, deaf, gateway_for
 from tests.integration.serving import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -186,3 +189,16 @@ def test_clients_that_leave_at_any_moment_keep_no_lease(engine: FakeEngine) -> N
                 time.sleep(turn * 0.0005)
         assert wait_until(lambda: engine.counters.running == 0, 15)
         assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0, 15)
+
+
+def test_a_request_is_not_to_blame_for_engines_that_it_never_reached() -> None:
+    """Two that do not even accept a connection are away; the request is not quarantined."""
+    with deaf() as one, deaf() as other:
+
+        def add(gateway: Gateway) -> None:
+            for name, url in (("one", one), ("other", other)):
+                gateway.router.add(Replica(name, FAKE, Endpoint(url), lambda: "ready"))
+
+        with gateway_for(on_gateway=add) as client:
+            refused = client.post(CHAT, json=HELLO)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")

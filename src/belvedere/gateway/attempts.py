@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from belvedere.errors import BelvedereError, EngineTimeout, RateLimited, Unavailable
 from belvedere.gateway.record import current
-from belvedere.gateway.relay import EngineGone
+from belvedere.gateway.relay import EngineGone, EngineNotReached
 from belvedere.gateway.state import Gateway
 from belvedere.router.replica import Model
 from belvedere.router.router import Lease
@@ -89,10 +89,10 @@ async def noting(gateway: Gateway, lease: Lease, work: Awaitable[T]) -> T:
         return await work
     except EngineGone as exc:
         current().trace.fail(exc)
-        if _had_the_request(exc):
-            lease.died()
-        else:
+        if isinstance(exc, EngineNotReached):
             gateway.router.mark_broken(lease.replica)
+        else:
+            lease.died()
         current().engine_deaths += 1
         raise
     except EngineTimeout as exc:
@@ -103,10 +103,3 @@ async def noting(gateway: Gateway, lease: Lease, work: Awaitable[T]) -> T:
     except BelvedereError as exc:
         current().trace.fail(exc)
         raise
-
-
-def _had_the_request(gone: EngineGone) -> bool:
-    """Whether the engine may have died of the request, and was not already gone before it came."""
-    cause = gone.__cause__
-    lost = isinstance(cause, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
-    return lost or not isinstance(cause, OSError)

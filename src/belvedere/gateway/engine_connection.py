@@ -8,7 +8,7 @@ from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["Broken", "Connection", "TooLarge"]
+__all__ = ["Broken", "Connection", "NotReached", "TooLarge"]
 
 _HIGH_WATER_BYTES = 256 * 2**10
 _SERVER_ERROR = 500
@@ -17,6 +17,10 @@ _MAX_HEAD_BYTES = 64 * 2**10
 
 class Broken(Exception):
     """The connection ended before the answer did, or what came is no HTTP answer."""
+
+
+class NotReached(Exception):
+    """There is no connection: nothing of the request was sent."""
 
 
 class TooLarge(Exception):
@@ -58,11 +62,11 @@ class Connection(asyncio.Protocol):
         """Sends a request and waits for the head of its answer.
 
         Raises:
-            Broken, TimeoutError
+            NotReached, Broken, TimeoutError
         """
         assert self._complete
         if self._transport is None:
-            raise self._lost or Broken("it was not made")
+            raise NotReached("it closed the connection before it was used") from self._lost
         self._parser = HttpResponseParser(self)
         self._chunks.clear()
         self._held_bytes = self._head_bytes = 0

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from belvedere.engines.base import Endpoint
 from belvedere.errors import SettingsError
-from belvedere.gateway.engine_connection import Broken, Connection
+from belvedere.gateway.engine_connection import Connection, NotReached
 
 __all__ = ["EnginePool"]
 
@@ -68,7 +68,7 @@ class EnginePool:
             headers: further ones.
 
         Raises:
-            Broken, OSError, TimeoutError
+            NotReached, Broken, TimeoutError
         """
         more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         assert path.isascii() and path.isprintable() and " " not in path
@@ -120,10 +120,10 @@ class EnginePool:
                     _, connection = await loop.create_connection(
                         Connection, self._host, self._port, ssl=self._tls
                     )
-        except TimeoutError as exc:
-            raise Broken("it does not accept connections") from exc
+        except OSError as exc:
+            raise NotReached("it does not accept connections") from exc
         except UnicodeError as exc:
-            raise Broken("its name is no host name") from exc
+            raise NotReached("its name is no host name") from exc
         self._all.add(connection)
         return connection
 

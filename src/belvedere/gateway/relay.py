@@ -13,12 +13,12 @@ from belvedere.errors import (
     EngineFailed,
     EngineTimeout,
 )
-from belvedere.gateway.engine_connection import Broken, Connection, TooLarge
+from belvedere.gateway.engine_connection import Broken, Connection, NotReached, TooLarge
 from belvedere.gateway.engine_pool import EnginePool
 from belvedere.gateway.opening import is_opening
 from belvedere.gateway.refusals import refusal
 
-__all__ = ["EngineClient", "EngineGone", "error_event"]
+__all__ = ["EngineClient", "EngineGone", "EngineNotReached", "error_event"]
 
 _OK = 200
 _MAX_ANSWER_BYTES = 64 * 2**20
@@ -27,7 +27,11 @@ _MAX_ERROR_BYTES = 2**20
 
 
 class EngineGone(EngineFailed):
-    """The connection to the engine broke, or could not be made: its process has probably ended."""
+    """The connection to the engine broke: its process has probably ended."""
+
+
+class EngineNotReached(EngineGone):
+    """No connection to the engine could be made: whatever ended it, it was not this request."""
 
 
 class EngineClient:
@@ -145,6 +149,8 @@ def _translated(timeout_s: float) -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise _timeout(timeout_s) from exc
+    except NotReached as exc:
+        raise _gone(EngineNotReached) from exc
     except (Broken, OSError) as exc:
         raise _gone() from exc
     except TooLarge as exc:
@@ -168,8 +174,8 @@ def error_event(exc: BelvedereError) -> bytes:
     return b"data: " + json.dumps(exc.body()).encode() + b"\n\n"
 
 
-def _gone() -> EngineGone:
-    return EngineGone(
+def _gone(kind: type[EngineGone] = EngineGone) -> EngineGone:
+    return kind(
         "The engine broke the connection.", remedy="Send the request again.", retry_after_s=2
     )
 
