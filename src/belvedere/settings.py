@@ -263,7 +263,9 @@ class Settings(BaseModel):
         120.0, description="An engine without progress on its requests for so long is replaced."
     )
     drain_timeout_s: SecondsOrNone = Field(
-        60.0, description="Running requests may finish within this time when a model is unloaded or sleeps."
+        60.0,
+        description="Running requests may finish within this time when a model is unloaded or "
+        "put to sleep.",
     )
     idle_unload_s: Seconds | None = Field(
         None, description="Unload a model after so long without a request; never when unset."
