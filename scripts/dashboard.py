@@ -20,6 +20,7 @@ _OF_MODEL = f'{_OF}, model=~"$model"'
 _QUANTILES = ("0.5", "0.95", "0.99")
 _STATE_COLOURS = {
     "ready": "green",
+    "asleep": "purple",
     "starting": "blue",
     "draining": "yellow",
     "backoff": "orange",
