@@ -22,7 +22,6 @@ import asyncio
 import base64
 import io
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from pictures import photo, screenshot
+from PIL import Image
 
 from belvedere.images import vips
 from belvedere.images.cache import LruCache
@@ -50,35 +50,6 @@ LIMITS = ImageLimits()
 BASELINE = "Pillow"
 
 Way = Callable[[bytes], Any]
-
-
-def screenshot() -> bytes:
-    """Text, hairlines and flat colours, as PNG."""
-    rng, image = random.Random(1), Image.new("RGB", SIZE, (246, 247, 249))
-    draw = ImageDraw.Draw(image)
-    for _ in range(SIZE[0] * SIZE[1] // 6000):
-        x, y = rng.randrange(SIZE[0]), rng.randrange(SIZE[1])
-        colour = tuple(rng.randrange(256) for _ in range(3))
-        if rng.random() < 0.25:
-            box = (x, y, x + rng.randrange(20, 200), y + rng.randrange(10, 60))
-            draw.rectangle(box, fill=colour, outline=(20, 20, 20))
-        else:
-            draw.text((x, y), f"Item {x} of {y}: Login, Save", fill=colour)
-    return _saved(image, "PNG")
-
-
-def photo() -> bytes:
-    """Detail at every scale and some grain, as JPEG of quality 90."""
-    channels = []
-    for _ in range(3):
-        layer = Image.new("L", SIZE, 128)
-        for scale in (2, 4, 16, 64, 256):
-            small = (SIZE[0] // scale + 2, SIZE[1] // scale + 2)
-            noise = Image.effect_noise(small, 5 + 4 * scale**0.4)
-            layer = ImageChops.add(layer, noise.resize(SIZE, Image.Resampling.BICUBIC), 1, -128)
-        channels.append(ImageChops.add(layer, Image.effect_noise(SIZE, 8), 1, -128))
-    image = Image.merge("RGB", channels).filter(ImageFilter.GaussianBlur(0.6))
-    return _saved(image, "JPEG", quality=90)
 
 
 def _saved(image: Image.Image, image_format: str, **options: Any) -> bytes:
@@ -215,7 +186,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
-    for kind, data in (("png", screenshot()), ("jpeg", photo())):
+    screen, scene = _saved(screenshot(SIZE), "PNG"), _saved(photo(SIZE), "JPEG", quality=90)
+    for kind, data in (("png", screen), ("jpeg", scene)):
         figures |= {kind: compare(data, options.repeat), f"{kind}_bytes": len(data)}
     figures["hit"] = hit(options.repeat)
     print("\n".join(lines(figures)))

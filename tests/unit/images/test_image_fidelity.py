@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Any
 
 import pytest
 from image_files import saved
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from tests.benchmarks import benchmark
 
 from belvedere.images.geometry import ImageGeometry, Size
 from belvedere.images.pipeline import ImagePipeline
+
+pictures = benchmark("pictures")
 
 QWEN2 = {"size": {"shortest_edge": 3136, "longest_edge": 512_000}, "patch_size": 14}
 QWEN3 = {"size": {"shortest_edge": 65_536, "longest_edge": 512_000}, "patch_size": 16}
@@ -26,47 +27,19 @@ MEAN_LIMIT, P999_LIMIT = 1.0, 8.0
 """Steps of 1/255."""
 
 
-def screenshot(size: tuple[int, int]) -> Image.Image:
-    """Text, hairlines and flat colours: the sharpest edges there are."""
-    rng, image = random.Random(1), Image.new("RGB", size, (246, 247, 249))
-    draw = ImageDraw.Draw(image)
-    for _ in range(size[0] * size[1] // 6000):
-        x, y = rng.randrange(size[0]), rng.randrange(size[1])
-        colour = tuple(rng.randrange(256) for _ in range(3))
-        if rng.random() < 0.25:
-            box = (x, y, x + rng.randrange(20, 200), y + rng.randrange(10, 60))
-            draw.rectangle(box, fill=colour, outline=(20, 20, 20))
-        else:
-            draw.text((x, y), f"Item {x} of {y}: Login, Save", fill=colour)
-    return image
-
-
-def photo(size: tuple[int, int]) -> Image.Image:
-    """Detail at every scale, falling off as it does in nature, and some grain."""
-    channels = []
-    for _ in range(3):
-        layer = Image.new("L", size, 128)
-        for scale in (2, 4, 16, 64, 256):
-            small = (size[0] // scale + 2, size[1] // scale + 2)
-            noise = Image.effect_noise(small, 5 + 4 * scale**0.4)
-            layer = ImageChops.add(layer, noise.resize(size, Image.Resampling.BICUBIC), 1, -128)
-        channels.append(ImageChops.add(layer, Image.effect_noise(size, 8), 1, -128))
-    return Image.merge("RGB", channels).filter(ImageFilter.GaussianBlur(0.6))
-
-
 CASES: dict[str, tuple[dict[str, Any], Any, tuple[int, int], str]] = {
-    "1080p screenshot": (QWEN3, screenshot, (1920, 1080), "PNG"),
-    "1080p screenshot, Qwen2": (QWEN2, screenshot, (1920, 1080), "PNG"),
-    "1440p screenshot, large": (QWEN3_LARGE, screenshot, (2560, 1440), "PNG"),
-    "4K screenshot": (QWEN3, screenshot, (3840, 2160), "PNG"),
-    "phone screenshot": (QWEN3, screenshot, (1080, 2400), "PNG"),
-    "screenshot, hardly shrunk": (QWEN3, screenshot, (950, 545), "PNG"),
-    "photo, hardly shrunk": (QWEN3, photo, (950, 545), "PNG"),
-    "small screenshot, enlarged": (QWEN3, screenshot, (200, 150), "PNG"),
-    "photo": (QWEN3, photo, (1600, 1200), "PNG"),
-    "photo, JPEG": (QWEN3, photo, (1600, 1200), "JPEG"),
-    "photo, Qwen2": (QWEN2, photo, (2016, 1512), "JPEG"),
-    "already fits": (QWEN3, photo, (928, 512), "PNG"),
+    "1080p screenshot": (QWEN3, pictures.screenshot, (1920, 1080), "PNG"),
+    "1080p screenshot, Qwen2": (QWEN2, pictures.screenshot, (1920, 1080), "PNG"),
+    "1440p screenshot, large": (QWEN3_LARGE, pictures.screenshot, (2560, 1440), "PNG"),
+    "4K screenshot": (QWEN3, pictures.screenshot, (3840, 2160), "PNG"),
+    "phone screenshot": (QWEN3, pictures.screenshot, (1080, 2400), "PNG"),
+    "screenshot, hardly shrunk": (QWEN3, pictures.screenshot, (950, 545), "PNG"),
+    "photo, hardly shrunk": (QWEN3, pictures.photo, (950, 545), "PNG"),
+    "small screenshot, enlarged": (QWEN3, pictures.screenshot, (200, 150), "PNG"),
+    "photo": (QWEN3, pictures.photo, (1600, 1200), "PNG"),
+    "photo, JPEG": (QWEN3, pictures.photo, (1600, 1200), "JPEG"),
+    "photo, Qwen2": (QWEN2, pictures.photo, (2016, 1512), "JPEG"),
+    "already fits": (QWEN3, pictures.photo, (928, 512), "PNG"),
 }
 
 

@@ -6,34 +6,18 @@ times the cache and the speed of one of four.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.benchmarks import benchmark
 
-BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 REQUESTS = 3_000
 
 
 @cache
-def simulation() -> ModuleType:
-    name = "router_simulation"
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
 def outcome(workload: str, policy: str, *, big: bool = False) -> Any:
-    module = simulation()
+    module = benchmark("router_simulation")
     size = {"replicas": 1, "big": 4} if big else {"replicas": 4}
     return module.simulate(module.WORKLOADS[workload], policy, requests=REQUESTS, **size)
 
@@ -66,7 +50,7 @@ def test_affinity_answers_no_later_than_blind_balance(workload: str) -> None:
 
 
 def test_every_request_is_answered_and_the_seed_decides() -> None:
-    module = simulation()
+    module = benchmark("router_simulation")
     runs = [module.simulate(module.WORKLOADS["agents"], "affinity", requests=500) for _ in "ab"]
     assert runs[0] == runs[1]
     assert runs[0].requests >= 500
