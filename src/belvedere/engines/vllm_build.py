@@ -24,6 +24,7 @@ __all__ = [
     "environments",
     "inspect_python",
     "installed",
+    "numbers",
     "requirement",
 ]
 
@@ -108,10 +109,11 @@ def installed(folder: Path, build: Build) -> Environment | None:
     """The environment of this build: of our version, or else the newest."""
     found = [one for one in environments(folder) if one.build == build]
     ours = [one for one in found if one.version == VLLM_VERSION]
-    return max(ours or found, key=lambda one: _numbers(one.version), default=None)
+    return max(ours or found, key=lambda one: numbers(one.version), default=None)
 
 
-def _numbers(version: str) -> list[int]:
+def numbers(version: str) -> list[int]:
+    """The numbers of a version, which compare as versions do."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 

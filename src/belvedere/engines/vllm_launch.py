@@ -12,11 +12,11 @@ from belvedere.catalog.models import CatalogModel, model_from_folder
 from belvedere.engines.devices import Devices
 from belvedere.engines.ladder import Step
 from belvedere.engines.starts import StartKey, digest
-from belvedere.engines.vllm_build import VllmPython
+from belvedere.engines.vllm_build import VllmPython, numbers
 from belvedere.engines.vllm_report import MemoryReport
 from belvedere.errors import DoesNotFit, SettingsError
 from belvedere.plan.adjust import adjusted
-from belvedere.plan.candidates import natural_pixels
+from belvedere.plan.candidates import batched_tokens_default, natural_pixels
 from belvedere.plan.hardware import Hardware
 from belvedere.plan.memory import BLOCK_TOKENS
 from belvedere.plan.planner import Plan, make_plan
@@ -33,6 +33,8 @@ _CPU_PROCESSES_BYTES = 3 * GIB
 """API server, engine core and worker of the CPU build, besides weights and KV cache: 3.1 GB
 resident with a model of 2 million parameters (vLLM 0.32)."""
 _SLACK = 1.1
+_TELLS_TIMES = [0, 32]
+"""vLLM's version since which a request may say where in a video its frames stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Launch:
     def flags(self) -> list[str]:
         """vLLM's flags."""
         flags = vllm_flags(self.plan)
+        if self.plan.settings.video_limit:  # the gateway, its only client, says times of frames
+            flags.append("--trust-request-mm-kwargs")
         if self.kv_bytes is not None and not self.kv_space:
             flags += ["--kv-cache-memory-bytes", str(self.kv_bytes)]
         return flags
@@ -150,7 +154,7 @@ def plan_launch(
 
 def _plan(model: CatalogModel, hardware: Hardware, settings: Settings, engine: VllmPython) -> Plan:
     """At the model's own image limit where a full-HD screenshot uses most of it anyway."""
-    workload, pins = Workload(), _pins(settings, engine)
+    workload, pins = Workload(), _pins(model, hardware, settings, engine)
     if model.geometry is not None:
         own = model.geometry.image.max_pixels
         if natural_pixels(workload, model.geometry) >= own / _SLACK:
@@ -160,9 +164,10 @@ def _plan(model: CatalogModel, hardware: Hardware, settings: Settings, engine: V
     return make_plan(model, hardware, workload, pins)
 
 
-def _pins(settings: Settings, engine: VllmPython) -> Pins:
-    """Videos reach the engine as images, one per frame."""
+def _pins(model: CatalogModel, hardware: Hardware, settings: Settings, engine: VllmPython) -> Pins:
+    """Videos that the engine does not take as such reach it as images, one per frame."""
     images = settings.max_images_per_request * settings.max_video_frames
+    clip = _clip_pixels(model, hardware, engine)
     return Pins(
         dtype=None if settings.dtype == "auto" else settings.dtype,
         quantization=settings.quantization,
@@ -170,11 +175,27 @@ def _pins(settings: Settings, engine: VllmPython) -> Pins:
         max_num_seqs=settings.max_batch_size or settings.max_running_per_replica,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         tensor_parallel_size=settings.tensor_parallel_size,
-        limits={"image": images, "video": 0},
+        max_clip_pixels=clip,
+        limits={"image": images, "video": 0 if clip is None else 1},
         tool_call_parser=settings.tool_call_parser,
         reasoning_parser=settings.reasoning_parser,
         engine_version=engine.version,
     )
+
+
+def _clip_pixels(model: CatalogModel, hardware: Hardware, engine: VllmPython) -> int | None:
+    """The largest video that vLLM is told to take: what it encodes in one step anyway.
+
+    Only where the frames' times can be told (vLLM 0.32) and the model's processor bounds the whole
+    clip; for Qwen2-VL and 2.5-VL vLLM sets memory aside for 14 frames of the largest image.
+    """
+    if model.geometry is None or model.geometry.video.bounds != "clip":
+        return None
+    if numbers(engine.version) < _TELLS_TIMES:
+        return None
+    video = model.geometry.video
+    step_tokens = batched_tokens_default(hardware.gpu)
+    return min(video.max_pixels, step_tokens * video.factor**2 * video.temporal_patch_size)
 
 
 def _pins_digest(pins: Pins) -> str:

@@ -40,7 +40,6 @@ __all__ = [
 AnyRequest = ChatCompletionRequest | CompletionRequest
 _CHAT_PATH = "/v1/chat/completions"
 _COMPLETION_PATH = "/v1/completions"
-_USUAL_FACTOR_PX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +188,20 @@ async def prepare(gateway: Gateway, request: AnyRequest, owner: bytes) -> Prepar
         with current().trace.stage("images"):
             parts = await prepare_parts(gateway, model, request, salt)
     images = tuple(image for part in parts for image in part.images)
-    image_tokens = [_vision_tokens(image, model) for image in images]
-    current().prepared(images, sum(image_tokens), time.perf_counter() - started_s)
+    pieces = [piece for part in parts for piece in part.pieces(model)]
+    vision_tokens = sum(piece.tokens for piece in pieces)
+    current().prepared(images, vision_tokens, time.perf_counter() - started_s)
     for image in images:
         gateway.media.put(owner, image)
     for part in reversed(parts):
         place = slice(part.part_index, part.part_index + 1)
         body["messages"][part.message_index]["content"][place] = part.for_engine()
+        body |= part.beside()
     expected_tokens = gateway.router.output_lengths.expected_tokens(model.name)
     work = work_of(
         body,
-        image_tokens=image_tokens,
-        image_digests=[_digest(image) for image in images],
+        image_tokens=[piece.tokens for piece in pieces],
+        image_digests=[piece.digest for piece in pieces],
         default_output_tokens=expected_tokens,
         salt=salt,
     )
@@ -285,19 +286,6 @@ def _tally(gateway: Gateway, chat: PreparedChat, lease: Lease) -> Tally:
     gap = gateway.observation.metrics.gap(chat.model.name)
     drops_usage = not wanted and not lease.replica.remote
     return Tally(current(), chat.token_mark, gap.observe, drops_usage=drops_usage)
-
-
-def _vision_tokens(image: PreparedImage, model: Model) -> int:
-    """Exact where the geometry is known; otherwise what the original would be in 32x32 tokens."""
-    size = image.seen_size or image.original_size
-    factor = model.geometry.factor if model.geometry is not None else _USUAL_FACTOR_PX
-    return max(1, (size.width // factor) * (size.height // factor))
-
-
-def _digest(image: PreparedImage) -> bytes:
-    """Of the image as the model sees it: the same file at another size is another image."""
-    size = image.seen_size or image.original_size
-    return f"{image.sha256}:{size.width}x{size.height}:{image.frame}".encode()
 
 
 def _timing(chat: PreparedChat, queued: float, started: float) -> str:

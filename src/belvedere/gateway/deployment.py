@@ -63,6 +63,8 @@ class Deployment:
         idle_unload_s: unload it after so long without a request; ``None``: never.
         engine: what computes it.
         max_pixels: the largest image that its engine takes as it is; ``None``: the model's own.
+        max_clip_pixels: the same of a video, frames times area; ``None``: it takes no videos as
+            such.
         sleep_mode: its engines can sleep.
         idle_sleep_s: put it to sleep after so long without a request; ``None``: never.
         gpu_ids: all GPUs that its engines use; models that can sleep take turns on them.
@@ -80,6 +82,7 @@ class Deployment:
     idle_unload_s: float | None = None
     engine: Literal["local", "vllm"] = "local"
     max_pixels: int | None = None
+    max_clip_pixels: int | None = None
     max_model_len: int | None = None
     sleep_mode: bool = False
     idle_sleep_s: float | None = None
@@ -128,13 +131,16 @@ def describe(settings: Settings, replicas: int, aliases: tuple[str, ...] = ()) -
 def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
     """What is known of a local model before its engine has loaded it."""
     folder = Path(deployment.folder)
-    geometry = None
+    geometry = video = None
     takes_images = (folder / "preprocessor_config.json").is_file()
     if takes_images:
         with contextlib.suppress(BelvedereError):
-            geometry = ProcessorGeometry.from_folder(folder).image
+            both = ProcessorGeometry.from_folder(folder)
+            geometry = both.image
             if deployment.max_pixels is not None:
                 geometry = geometry.with_max_pixels(deployment.max_pixels)
+            if deployment.max_clip_pixels is not None:
+                video = both.video.with_max_pixels(deployment.max_clip_pixels)
     return Model(
         name=deployment.name,
         created_s=int(deployment.created_s),
@@ -145,4 +151,6 @@ def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
         features=LOCAL_FEATURES if deployment.engine == "local" else None,
         deployment=deployment.id,
         takes_cache_salt=deployment.engine == "vllm",
+        video=video,
+        is_vllm=deployment.engine == "vllm",
     )

@@ -41,7 +41,9 @@ FORWARDED: dict[str, str] = {
 
 Detail = Literal["auto", "low", "high"]
 _DETAILS: dict[str, Detail] = {"auto": "auto", "low": "low", "high": "high"}
-_REFUSED_PARAMETERS = frozenset({"chat_template", "mm_processor_kwargs", "prompt_embeds"})
+_REFUSED_PARAMETERS = frozenset(
+    {"chat_template", "media_io_kwargs", "mm_processor_kwargs", "prompt_embeds"}
+)
 _REFUSED_KEYS = frozenset(
     {"audio_url", "connector_id", "file_url", "image_embeds", "server_url", "video_url"}
 )

@@ -68,9 +68,21 @@ def engine_body(
         check_features(model, request)
         for name in body.keys() - model.features - _PLAIN:
             _refuse_unless_neutral(model, name, body.pop(name))
+    if model.is_vllm:
+        _suit_vllm(model, body)
     body["model"] = model.name
     _apply_defaults(settings, body)
     return body
+
+
+def _suit_vllm(model: Model, body: dict[str, Any]) -> None:
+    """vLLM 0.32 ignores ``best_of``, and holds a call that must be made to its schema only where
+    the tool is strict."""
+    if body.pop("best_of", 1) != 1:
+        raise _unsupported(model, "best_of")
+    if body.get("tool_choice", "auto") not in ("auto", "none"):
+        for tool in body.get("tools", ()):
+            tool["function"].setdefault("strict", True)
 
 
 def check_features(model: Model, request: Sampling | TemplateRequest) -> None:

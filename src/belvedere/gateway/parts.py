@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from blake3 import blake3
+
 from belvedere.errors import BelvedereError, InvalidRequest
+from belvedere.gateway.clip import clip, frame_kwargs, frames_url
 from belvedere.gateway.state import Gateway
 from belvedere.gateway.wire import (
     ChatCompletionRequest,
@@ -19,16 +22,20 @@ from belvedere.gateway.wire import (
     VideoUrl,
     VideoUrlPart,
 )
+from belvedere.images.geometry import Size, VideoGeometry
 from belvedere.images.limits import ImageLimits
 from belvedere.images.prepared import FrameTime, PixelOptions, PreparedImage
-from belvedere.images.video import Frame, VideoLimits, VideoOptions, sample
+from belvedere.images.resize import capped, seen_clip_size
+from belvedere.images.video import Fit, Frame, VideoLimits, VideoOptions, sample
 from belvedere.router.replica import Model
+from belvedere.router.work import Piece
 
 __all__ = ["PreparedPart", "check_count", "prepare_parts"]
 
 _AnyVideo = VideoPart | VideoUrlPart
 _AnyPart = ImagePart | ImageUrlPart | _AnyVideo
 _BYTES_PER_PIXEL = 4
+_USUAL_FACTOR_PX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,31 @@ class PreparedPart:
     part_index: int
     images: tuple[PreparedImage, ...]
 
+    @property
+    def _is_clip(self) -> bool:
+        """Whether its frames go to the engine as the video that they are."""
+        frame = self.images[0].frame
+        return frame is not None and frame.step_s is not None
+
+    def pieces(self, model: Model) -> list[Piece]:
+        """For the router: one an image, one for a whole clip."""
+        pieces = [Piece(_digest(image), _vision_tokens(image, model), 1) for image in self.images]
+        if not self._is_clip:
+            return pieces
+        digest = blake3(b"\0".join(piece.digest for piece in pieces)).digest()
+        return [Piece(digest, sum(piece.tokens for piece in pieces), 1)]
+
+    def beside(self) -> dict[str, Any]:
+        """What the engine gets beside the messages."""
+        return {"media_io_kwargs": frame_kwargs(self.images)} if self._is_clip else {}
+
     def for_engine(self) -> list[dict[str, Any]]:
         """What the engine gets in the part's place: images, frames with their time before them.
 
         The time is written as Qwen3-VL's processor does.
         """
+        if self._is_clip:
+            return [{"type": "video_url", "video_url": {"url": frames_url(self.images)}}]
         parts: list[dict[str, Any]] = []
         for image in self.images:
             if image.frame is not None:
@@ -73,6 +100,9 @@ async def prepare_parts(
         if isinstance(part, _AnyPart)
     ]
     check_count(gateway, model, len(found))
+    videos = sum(isinstance(part, _AnyVideo) for _, _, part in found)
+    if videos > 1:  # vLLM is told the times of one video, beside the messages
+        model = replace(model, video=None)
     tasks = [asyncio.ensure_future(_prepare(gateway, model, salt, *one)) for one in found]
     try:
         return list(await asyncio.gather(*tasks))
@@ -135,10 +165,21 @@ async def _prepare_video(
     limits = VideoLimits(fps=settings.video_fps, max_frames=settings.max_video_frames)
     wanted = VideoOptions(part.fps, part.max_frames)
     memory_bytes = len(data) + 2 * limits.max_frames * limits.max_frame_px * _BYTES_PER_PIXEL
-    job = partial(sample, data, wanted, limits, ImageLimits())
+    fit = None if model.video is None else _fit_to(model.video, part, settings.max_image_size)
+    job = partial(sample, data, wanted, limits, ImageLimits(), fit)
     frames = await gateway.pipeline.run(memory_bytes, job)
+    if model.video is not None and len(frames) > 1:
+        return await gateway.pipeline.run(0, partial(clip, frames, model.video))
     options = PixelOptions(part.max_pixels, part.min_pixels)
     return await _prepare_frames(gateway, model, salt, frames, options)
+
+
+def _fit_to(video: VideoGeometry, part: _AnyVideo, max_side_px: int | None) -> Fit:
+    def fit(size: Size, frames: int) -> Size:
+        smaller = capped(size, max_side_px)
+        return seen_clip_size(smaller, frames, video, part.min_pixels, part.max_pixels)
+
+    return fit
 
 
 def _video_reference(part: _AnyVideo) -> str:
@@ -158,3 +199,21 @@ async def _prepare_frames(
         )
         images.append(replace(image, frame=FrameTime(frame.time_s)))
     return tuple(images)
+
+
+def _vision_tokens(image: PreparedImage, model: Model) -> int:
+    """Exact where the geometry is known; otherwise what the original would be in 32x32 tokens.
+
+    The tokens of a step of a video are counted at its first frame.
+    """
+    if image.frame is not None and not image.frame.leads:
+        return 0
+    size = image.seen_size or image.original_size
+    factor = model.geometry.factor if model.geometry is not None else _USUAL_FACTOR_PX
+    return max(1, (size.width // factor) * (size.height // factor))
+
+
+def _digest(image: PreparedImage) -> bytes:
+    """Of the image as the model sees it: the same file at another size is another image."""
+    size = image.seen_size or image.original_size
+    return f"{image.sha256}:{size.width}x{size.height}:{image.frame}".encode()

@@ -125,6 +125,7 @@ class VllmRecipe:
             deployment,
             engine="vllm",
             max_pixels=settings.max_pixels,
+            max_clip_pixels=settings.max_clip_pixels,
             max_model_len=settings.max_model_len,
         )
         return [

@@ -26,7 +26,12 @@ def _seen(image: PreparedImage, model: Model) -> dict[str, Any]:
     tokens = None
     if seen is not None and model.geometry is not None:
         tokens = (seen.width // model.geometry.factor) * (seen.height // model.geometry.factor)
-    time = {} if image.frame is None else {"time_s": round(image.frame.time_s, 3)}
+    frame = image.frame
+    if frame is not None and not frame.leads and tokens is not None:
+        tokens = 0
+    time = {} if frame is None else {"time_s": round(frame.time_s, 3)}
+    if frame is not None and frame.step_s is not None:
+        time["step_s"] = round(frame.step_s, 3)
     return {
         "id": image.content_id,
         "original_size": [image.original_size.width, image.original_size.height],

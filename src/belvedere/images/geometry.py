@@ -191,6 +191,11 @@ class VideoGeometry:
         """Side in pixels of the square that becomes one token."""
         return self.patch_size * self.merge_size
 
+    def with_max_pixels(self, max_pixels: int) -> VideoGeometry:
+        """The same processor under another upper bound, which raises no size."""
+        high = min(self.max_pixels, max_pixels)
+        return replace(self, max_pixels=high, min_pixels=min(self.min_pixels, high))
+
     def resized(self, size: Size, frames: int) -> Size:
         """The size of every frame; see `resize_image` and `resize_clip`."""
         if self.bounds == "frame":

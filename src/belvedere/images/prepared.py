@@ -76,9 +76,18 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class FrameTime:
-    """The place of a frame in its video."""
+    """The place of a frame in its video.
+
+    Attributes:
+        time_s: since its beginning.
+        step_s: the time that the model is told, where its engine takes the video as such and merges
+            frames into steps; ``None`` for a frame that goes as an image of its own.
+        leads: whether it is the first of its step, or on its own.
+    """
 
     time_s: float
+    step_s: float | None = None
+    leads: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image
 
 from belvedere.errors import InvalidRequest
 from belvedere.images import vips
-from belvedere.images.geometry import ImageGeometry, Size
+from belvedere.images.geometry import ImageGeometry, Size, VideoGeometry
 from belvedere.images.pixels import Pixels
 
-__all__ = ["capped", "narrowed", "resize", "seen_size"]
+__all__ = ["capped", "narrowed", "resize", "seen_clip_size", "seen_size"]
 
 _SETTLING_STEPS = 4
 _FAR = 12
@@ -50,6 +52,40 @@ def seen_size(size: Size, geometry: ImageGeometry, model: ImageGeometry) -> Size
     size = geometry.resized(size)
     for _ in range(_SETTLING_STEPS):
         if (again := model.resized(size)) == size:
+            break
+        size = again
+    return size
+
+
+def seen_clip_size(
+    size: Size,
+    frames: int,
+    model: VideoGeometry,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Size:
+    """The size of each of `frames` frames that `model`'s own processor leaves as it is.
+
+    Args:
+        model: with bounds for the whole clip.
+        min_pixels, max_pixels: a request's own bounds, for each frame.
+
+    Raises:
+        InvalidRequest: the bounds exclude every size that the model takes.
+    """
+    steps = round(frames / model.temporal_patch_size) * model.temporal_patch_size
+    low = max(model.min_pixels, steps * (min_pixels or 1))
+    high = min(model.max_pixels, steps * (max_pixels or model.max_pixels))
+    if low > high:
+        raise InvalidRequest(
+            f"min_pixels {min_pixels!r} and max_pixels {max_pixels!r} leave no size for {frames} "
+            "frames.",
+            remedy=f"Frames of this model have {model.min_pixels // steps} to "
+            f"{model.max_pixels // steps} pixels then; fewer frames may have more.",
+        )
+    size = replace(model, min_pixels=low, max_pixels=high).resized(size, frames)
+    for _ in range(_SETTLING_STEPS):
+        if (again := model.resized(size, frames)) == size:
             break
         size = again
     return size

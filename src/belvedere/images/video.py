@@ -7,7 +7,7 @@ short list of codecs; nothing that a file names is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from belvedere.images.limits import ImageLimits
 from belvedere.images.pixels import Pixels
 from belvedere.images.resize import resize
 
-__all__ = ["Frame", "VideoLimits", "VideoOptions", "sample"]
+__all__ = ["Fit", "Frame", "VideoLimits", "VideoOptions", "sample"]
 
 _CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg"))
 _TURNS = {
@@ -59,19 +59,38 @@ class VideoOptions:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A sampled frame: its time in the video, and a PNG of it."""
+    """A sampled frame.
+
+    Attributes:
+        time_s: in the video.
+        png: its file, of `size`.
+        original_size: before it was fitted.
+    """
 
     time_s: float
     png: bytes
+    size: Size
+    original_size: Size
+
+
+Fit = Callable[[Size, int], Size]
+"""From the size of a clip's frames, and how many there are, to the size that is wanted."""
 
 
 def sample(
-    data: bytes, options: VideoOptions, limits: VideoLimits, image_limits: ImageLimits
+    data: bytes,
+    options: VideoOptions,
+    limits: VideoLimits,
+    image_limits: ImageLimits,
+    fit: Fit | None = None,
 ) -> tuple[Frame, ...]:
     """At least one frame: `fps` of them a second from the first one on, or else as many as allowed,
     evenly spread. The video's own claims about its length are not needed.
 
     Blocks for seconds; FFmpeg releases the interpreter lock.
+
+    Args:
+        fit: the size that all frames get, if there are two or more.
 
     Raises:
         MissingExtra: PyAV is not installed.
@@ -91,7 +110,16 @@ def sample(
         raise _damaged() from exc
     if not thinned.kept:
         raise _damaged()
-    return tuple(Frame(t, vips.encode_png(p, compression=0)) for t, p in thinned.spread())
+    return tuple(_frames(thinned.spread(), fit))
+
+
+def _frames(kept: Sequence[tuple[float, Pixels]], fit: Fit | None) -> Iterator[Frame]:
+    first = Size(*kept[0][1].size)
+    size = fit(first, len(kept)) if fit is not None and len(kept) > 1 else None
+    for time_s, pixels in kept:
+        fitted = pixels if size is None else resize(pixels, size)
+        png = vips.encode_png(fitted, compression=0)
+        yield Frame(time_s, png, Size(*fitted.size), Size(*pixels.size))
 
 
 class _Thinned:

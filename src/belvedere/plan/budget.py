@@ -75,11 +75,14 @@ class Budget:
         return max(0, blocks * self.kv_bytes_per_token - self.kv_bytes)
 
 
-def limited_geometry(geometry: ProcessorGeometry, max_pixels: int | None) -> ProcessorGeometry:
-    """The processor under the plan's image area limit; the video rule is not changed."""
-    if max_pixels is None:
-        return geometry
-    return ProcessorGeometry(geometry.image.with_max_pixels(max_pixels), geometry.video)
+def limited_geometry(geometry: ProcessorGeometry, settings: EngineSettings) -> ProcessorGeometry:
+    """The processor under the plan's limits on the area of images and clips."""
+    image, video = geometry.image, geometry.video
+    if settings.max_pixels is not None:
+        image = image.with_max_pixels(settings.max_pixels)
+    if settings.max_clip_pixels is not None:
+        video = video.with_max_pixels(settings.max_clip_pixels)
+    return ProcessorGeometry(image, video)
 
 
 def budget(subject: Subject, settings: EngineSettings, gpu: Gpu, rules: Accounting) -> Budget:
@@ -132,7 +135,7 @@ def _load(subject: Subject, settings: EngineSettings) -> EncoderLoad:
         return NO_ENCODER
     limits: Mapping[str, int] = {"image": settings.image_limit, "video": settings.video_limit}
     return encoder_load(
-        limited_geometry(subject.geometry, settings.max_pixels),
+        limited_geometry(subject.geometry, settings),
         limits=limits,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

@@ -196,6 +196,7 @@ def base_settings(
         image_limit=limits.get("image", workload.images) if images else 0,
         video_limit=limits.get("video", workload.videos()) if images else 0,
         max_pixels=None,
+        max_clip_pixels=pins.max_clip_pixels if images else None,
     )
 
 
@@ -229,4 +230,4 @@ def seen_geometry(model: CatalogModel, settings: EngineSettings) -> ProcessorGeo
     """The processor as the settings limit it."""
     if model.geometry is None:
         return None
-    return limited_geometry(model.geometry, settings.max_pixels)
+    return limited_geometry(model.geometry, settings)

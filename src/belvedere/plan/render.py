@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from belvedere.catalog.models import MINI
 from belvedere.catalog.parsers import Parsers
+from belvedere.images.geometry import ImageGeometry, VideoGeometry
+from belvedere.plan.budget import limited_geometry
 from belvedere.plan.choices import choices
 from belvedere.plan.planner import Plan
 
@@ -121,14 +123,20 @@ def _image_argv(plan: Plan) -> list[str]:
     if settings.max_pixels is None or geometry is None:
         return []
     limits = {"image": settings.image_limit, "video": settings.video_limit}
-    image = geometry.image.with_max_pixels(settings.max_pixels)
-    size = {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}
+    seen = limited_geometry(geometry, settings)
+    sizes = {"images_kwargs": {"size": _bounds(seen.image)}}
+    if settings.max_clip_pixels is not None:
+        sizes["videos_kwargs"] = {"size": _bounds(seen.video)}
     return [
         "--limit-mm-per-prompt",
         json.dumps(limits),
         "--mm-processor-kwargs",
-        json.dumps({"images_kwargs": {"size": size}}),
+        json.dumps(sizes),
     ]
+
+
+def _bounds(geometry: ImageGeometry | VideoGeometry) -> dict[str, int]:
+    return {"shortest_edge": geometry.min_pixels, "longest_edge": geometry.max_pixels}
 
 
 def settings_dict(plan: Plan) -> dict[str, Any]:
@@ -147,6 +155,7 @@ def settings_dict(plan: Plan) -> dict[str, Any]:
         "attention_backend": backends[0] if backends else "sdpa",
         "limit_mm_per_prompt": {"image": settings.image_limit, "video": settings.video_limit},
         "max_pixels": settings.max_pixels,
+        "max_clip_pixels": settings.max_clip_pixels,
         "tool_call_parser": plan_parsers(plan).tool_call,
         "reasoning_parser": plan_parsers(plan).reasoning,
     }

@@ -85,7 +85,7 @@ class Workload:
 class Pins:
     """Settings the user has fixed; None leaves the choice to the plan. Names are vLLM's.
 
-    A parser called ``none`` is none.
+    A parser called ``none`` is none. `max_clip_pixels` is the largest video, frames times area.
     """
 
     dtype: str | None = None
@@ -99,6 +99,7 @@ class Pins:
     pipeline_parallel_size: int | None = None
     enforce_eager: bool | None = None
     max_pixels: int | None = None
+    max_clip_pixels: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None

@@ -44,7 +44,8 @@ class Split:
 class EngineSettings:
     """A complete set of settings of one replica.
 
-    Limits are items per prompt; `max_pixels` is None for models without images.
+    Limits are items per prompt; `max_pixels` is None for models without images, `max_clip_pixels`
+    (frames times area) where the processor's own bound on videos holds.
     """
 
     dtype: Dtype
@@ -57,6 +58,7 @@ class EngineSettings:
     image_limit: int
     video_limit: int
     max_pixels: int | None
+    max_clip_pixels: int | None = None
     quantization: Format = NONE
     split: Split = Split()
 

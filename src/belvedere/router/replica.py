@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from belvedere.catalog.models import CoordinateSpace
 from belvedere.engines.base import Endpoint, EngineState
-from belvedere.images.geometry import ImageGeometry
+from belvedere.images.geometry import ImageGeometry, VideoGeometry
 
 __all__ = ["Model", "Replica"]
 
@@ -30,6 +30,8 @@ class Model:
         deployment: tells apart the old and the new one while a model is replaced.
         takes_cache_salt: whether its engine keeps prefix caches apart by ``cache_salt``, as vLLM
             does.
+        video: how its engine sizes a video that it takes as such; ``None``: frames go as images.
+        is_vllm: its engine is known to be vLLM.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Model:
     features: frozenset[str] | None = None
     deployment: str = ""
     takes_cache_salt: bool = False
+    video: VideoGeometry | None = None
+    is_vllm: bool = False
 
 
 def _first_launch() -> int:

@@ -13,7 +13,8 @@ __all__ = ["OutputLengths", "Piece", "Work", "work_of"]
 
 _BYTES_PER_TOKEN = 4.0
 _DEFAULT_OUTPUT_TOKENS = 256
-_IMAGE_PARTS = frozenset({"image", "image_url"})
+_IMAGE_PARTS = frozenset({"image", "image_url", "video_url"})
+"""A video that goes to the engine as such is one piece, like an image."""
 _TEMPLATE_FIELDS = ("tools", "functions", "documents", "chat_template_kwargs")
 """Fields that a chat template writes before the first message."""
 _CONTENT_FIELDS = frozenset({"messages", "prompt", *_TEMPLATE_FIELDS})
@@ -109,7 +110,7 @@ def work_of(
 
     Args:
         body: as the engine gets it; the payload of an image part is never read.
-        image_tokens: vision tokens of each image, in the order of the image parts.
+        image_tokens: vision tokens of each image or video, in the order of their parts.
         image_digests: of each image as the model sees it, its size included.
         default_output_tokens: how long an answer is when nothing else is known
             (`OutputLengths.expected_tokens`); the request's own limit only lowers it.

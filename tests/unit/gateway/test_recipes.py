@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from belvedere import catalog
 from belvedere.catalog.gpus import find_gpu
 from belvedere.catalog.machine import MachineGpu
 from belvedere.engines.base import EngineSpec, EngineStatus, HangPolicy
@@ -18,12 +19,13 @@ from belvedere.engines.local_spec import check_local, mini_folder
 from belvedere.engines.reading import LogReader
 from belvedere.engines.starts import Starts
 from belvedere.engines.vllm_build import VllmPython, inspect_python
-from belvedere.engines.vllm_launch import KV_SPACE
+from belvedere.engines.vllm_launch import KV_SPACE, plan_launch
 from belvedere.engines.vllm_spec import CHANGES_LABEL, core_binding
 from belvedere.errors import DoesNotFit, EngineStartFailed, MissingExtra, SettingsError
 from belvedere.gateway.deployment import Deployment, describe, model_of
 from belvedere.gateway.recipes import VllmRecipe, vllm_python
 from belvedere.gateway.reconcile import memory_view
+from belvedere.plan.adjust import adjusted
 from belvedere.settings import Settings, load_settings
 
 CPU = (Devices(),)
@@ -75,11 +77,48 @@ def test_the_command_line_is_the_plan(tmp_path: Path) -> None:
     assert int(option(spec, "--kv-cache-memory-bytes")) == 4 * (16384 + 16) * 10_240
     limits = json.loads(option(spec, "--limit-mm-per-prompt"))
     assert limits["image"] >= 10
-    assert limits["video"] == 0
-    size = json.loads(option(spec, "--mm-processor-kwargs"))["images_kwargs"]["size"]
-    assert size["longest_edge"] == 486_400
+    assert limits["video"] == 1
+    sizes = json.loads(option(spec, "--mm-processor-kwargs"))
+    assert sizes["images_kwargs"]["size"]["longest_edge"] == 486_400
+    assert sizes["videos_kwargs"]["size"] == {"shortest_edge": 4096, "longest_edge": 486_400}
+    assert "--trust-request-mm-kwargs" in spec.argv
     assert isinstance(spec.hang, HangPolicy)
     assert spec.hang.counters == "metrics"
+
+
+def catalogued(folder: Path, name: str) -> Path:
+    """A model of the catalogue as a folder without weights."""
+    entry = json.loads((Path(catalog.__file__).parent / "models" / f"{name}.json").read_text())
+    for key, file in (
+        ("config", "config.json"),
+        ("preprocessor", "preprocessor_config.json"),
+        ("video_preprocessor", "video_preprocessor_config.json"),
+    ):
+        if key in entry:
+            (folder / file).write_text(json.dumps(entry[key]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "takes_videos"),
+    [
+        ("qwen3-vl-8b-instruct", "0.32.0", True),
+        ("qwen3-vl-8b-instruct", "0.31.2", False),
+        ("qwen2.5-vl-7b-instruct", "0.32.0", False),
+        ("qwen2.5-32b-instruct", "0.32.0", False),
+    ],
+)
+def test_videos_go_as_such_where_times_can_be_told_and_take_no_further_memory(
+    tmp_path: Path, name: str, version: str, takes_videos: bool
+) -> None:
+    folder = catalogued(tmp_path, name)
+    engine = VllmPython(Path("/env/bin/python"), version, "cuda")
+    wishes = settings_of(quantization="fp8", tensor_parallel_size=4)
+    groups, machine = (Devices((0, 1, 2, 3)),), tuple(l4(index, 0.99) for index in range(4))
+    launch = plan_launch(folder, wishes, engine, groups, machine, {})
+    assert launch.plan.settings.video_limit == int(takes_videos)
+    assert ("--trust-request-mm-kwargs" in launch.flags()) is takes_videos
+    assert adjusted(launch.plan, video_limit=0).budget.kv_bytes == launch.plan.budget.kv_bytes
 
 
 def test_the_key_is_in_the_environment_only_and_nothing_calls_out(tmp_path: Path) -> None:
@@ -156,6 +195,8 @@ def test_the_gateway_prepares_images_as_the_engine_takes_them(tmp_path: Path) ->
     assert model.geometry is not None
     assert model.geometry.max_pixels == size["longest_edge"] < 486_400
     assert model.max_model_len == 16384
+    assert model.video is not None
+    assert model.video.max_pixels == 486_400
     assert model.features is None
     assert model.takes_cache_salt
 
