@@ -25,6 +25,7 @@ from belvedere.engines.base import (
     RestartPolicy,
 )
 from belvedere.engines.fleet import Fleet
+from belvedere.engines.progress import counters_from_metrics
 from belvedere.errors import EngineFailed
 from belvedere.gateway.deployment import LABEL, Deployment
 from tests.integration.serving import RunningServer, wait_until
@@ -57,7 +58,11 @@ class LiveEngine:
 
     @property
     def stats(self) -> dict[str, int]:
-        """Its own counters."""
+        """Its own counters; of vLLM only how many requests it has."""
+        if self.fleet.specs[self.name].hang.counters == "metrics":
+            counters = counters_from_metrics(self._ask("GET", "/metrics").content)
+            assert counters is not None
+            return {"running": counters.running, "waiting": counters.waiting}
         return dict(self._ask("GET", "/stats").json())
 
     @property

@@ -105,6 +105,7 @@ SERVER_MISTAKES: list[tuple[tuple[str, ...], str, int]] = [
     (("--upstream", "ftp://x"), "upstreams", 2),
     (("--fleet", "../up"), "fleet", 2),
     (("--alias", "nonsense"), "alias=model", 2),
+    (("--strict-actions",), "--engine vllm", 2),
 ]
 
 

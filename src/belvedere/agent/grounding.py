@@ -68,6 +68,8 @@ class GroundingOptions:
         zoom: a second look; off by default.
         max_pixels: area to which the client shrinks screenshots; the server decides when ``None``.
         max_tokens: of an answer; the protocol's when ``None``.
+        strict_actions: let the engine write nothing but an action; a Belvedere server only, with
+            an engine that has structured outputs.
     """
 
     protocol: Protocol | str | None = None
@@ -78,6 +80,7 @@ class GroundingOptions:
     zoom: Zoom | None = None
     max_pixels: int | None = None
     max_tokens: int | None = None
+    strict_actions: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -290,6 +293,7 @@ class _Grounder:
                 **body,
                 "messages": messages,
                 "max_tokens": options.max_tokens or rules.max_tokens,
+                **({"strict_actions": "grounding"} if options.strict_actions else {}),
             },
             read=partial(_read, protocol, screenshot, picture, region),
             attempts=options.attempts,

@@ -46,6 +46,8 @@ class NavigationOptions:
         calibration: of the confidence.
         max_pixels: area to which the client shrinks screenshots; the server decides when ``None``.
         max_tokens: of an answer; the protocol's when ``None``.
+        strict_actions: let the engine write nothing but an action; a Belvedere server only, with
+            an engine that has structured outputs.
     """
 
     protocol: Protocol | str | None = None
@@ -59,6 +61,7 @@ class NavigationOptions:
     calibration: Calibration | None = None
     max_pixels: int | None = None
     max_tokens: int | None = None
+    strict_actions: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -247,6 +250,7 @@ class _Navigation:
                 "model": model,
                 "messages": messages,
                 "max_tokens": options.max_tokens or rules.max_tokens,
+                **({"strict_actions": "navigation"} if options.strict_actions else {}),
             },
             read=partial(_read, protocol, screenshot, picture, self._tools),
             attempts=options.attempts,

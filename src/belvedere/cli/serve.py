@@ -50,6 +50,12 @@ __all__ = ["command"]
 @click.option(
     "--idle-sleep-s", type=float, metavar="S", help="Put models to sleep that are idle for so long."
 )
+@click.option(
+    "--strict-actions",
+    is_flag=True,
+    default=None,
+    help="Agents' requests can only be answered by an action (vLLM).",
+)
 @click.option("--api-key", help="Key that clients must send (better: API_KEY).")
 @click.option(
     "--insecure", is_flag=True, default=None, help="Listen beyond loopback without a key."
