@@ -40,12 +40,16 @@ _STOP_GRACE_S = 15.0
 _FATAL = (
     r"(?:\w+\.)*ValidationError: .*",
     r"(?:\w+\.)*(?:ValueError|NotImplementedError|ImportError|ModuleNotFoundError|KeyError"
-    r"|AttributeError|AssertionError|OSError|FileNotFoundError|TypeError): .+",
+    r"|AttributeError|AssertionError|OSError|FileNotFoundError|TypeError)"
+    r": (?!\[Errno 24\] Too many open files`).+",
     r"RuntimeError: (?!Engine core initialization failed|cancelled).+",
     r"error: (?:argument|unrecognized arguments|the following arguments).*",
     r"RuntimeError: Engine core initialization failed.*",
 )
-"""Ends that are no lack of memory. vLLM gives up at once, and would again."""
+"""Ends that are no lack of memory. vLLM gives up at once, and would again.
+
+What is left out is only what it warns of at every start below 65,535 open files.
+"""
 _LOG_RULES = LogRules(PHASES, (*NOTES, *REFUSALS, *_FATAL), (*REFUSALS, *_FATAL))
 _QUIET = {
     "DO_NOT_TRACK": "1",
