@@ -71,6 +71,12 @@ def _of_replicas(gateway: Gateway) -> list[Metric]:
             [(labels, float(replica.seen.suspect)) for labels, _, replica in replicas],
         ),
         _counter(
+            "replica_requests",
+            "Requests that it was given, second tries included.",
+            _REPLICA,
+            [(labels, replica.leases) for labels, _, replica in replicas],
+        ),
+        _counter(
             "replica_timeouts",
             "Requests that timed out on it.",
             _REPLICA,
