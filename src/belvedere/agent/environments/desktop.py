@@ -7,23 +7,14 @@ also while the model thinks.
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
-import threading
-import warnings
-from collections.abc import Iterator
 from contextlib import (
     ExitStack,
     closing,
-    contextmanager,
-    redirect_stderr,
-    redirect_stdout,
     suppress,
 )
-from pathlib import Path
-from typing import Any
 
 from belvedere.agent.actions import (
     WHEEL_CLICK_PX,
@@ -40,27 +31,31 @@ from belvedere.agent.actions import (
     SystemButton,
     TripleClick,
     Type,
-    points,
 )
 from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Held, Scene, Screenshot
+from belvedere.agent.environments.desktop_watch import Watcher
+from belvedere.agent.environments.x11 import (
+    app_of,
+    authority,
+    display_errors,
+    libraries,
+    window_at,
+)
 from belvedere.agent.stopping import StopSwitch
-from belvedere.errors import EnvironmentFailed, MissingExtra, NotSupported
+from belvedere.errors import EnvironmentFailed, NotSupported
 from belvedere.images.pixels import Pixels
 from belvedere.images.png import encode_png
 
 __all__ = ["DesktopEnvironment"]
 
-_WATCH_S = 0.01
-_CORNER_PX = 2
 _DRAG_STEPS = 10
 _STEP_S = 0.02
 _SETTLE_S = 0.1
 _TYPE_CHUNK = 40
 _TYPE_DELAY_MS = 8
 _TYPE_TIMEOUT_S = 30.0
-_MAX_WINDOWS = 32
 
 
 class DesktopEnvironment(Closing):
@@ -87,10 +82,10 @@ class DesktopEnvironment(Closing):
         self._xdotool = shutil.which("xdotool")
         if self._xdotool is None:
             raise EnvironmentFailed("Typing needs xdotool.", remedy="apt-get install xdotool")
-        self._gui, display, camera = _libraries()
+        self._gui, display, camera = libraries()
         with ExitStack() as opened:
             try:
-                with _authority():
+                with authority():
                     self._display = opened.enter_context(closing(display()))
                     watched = opened.enter_context(closing(display()))
                 self._camera = opened.enter_context(closing(camera()))
@@ -102,7 +97,7 @@ class DesktopEnvironment(Closing):
                     remedy=f"Choose one up to {len(self._camera.monitors) - 1}.",
                 )
             self._monitor = self._camera.monitors[monitor]
-            self._watcher = _Watcher(watched, switch)
+            self._watcher = Watcher(watched, switch)
             self._watcher.start()
             self._opened = opened.pop_all()
 
@@ -127,17 +122,17 @@ class DesktopEnvironment(Closing):
         return Screenshot(encode_png(Pixels(shot.width, shot.height, shot.rgb)), screen)
 
     def scene(self, place: Point | None) -> Scene:
-        with _display_errors():
-            return Scene(kind="desktop", app=self._app(self._window(place)))
+        with display_errors():
+            return Scene(kind="desktop", app=app_of(self._display, window_at(self._display, place)))
 
     def perform(self, action: Action) -> None:
         self._switch.check()
-        with self._watcher.own(action), _display_errors():
+        with self._watcher.own(action), display_errors():
             self._perform(action)
         self._switch.sleep(_SETTLE_S)
 
     def release(self) -> None:
-        with suppress(EnvironmentFailed), _display_errors():
+        with suppress(EnvironmentFailed), display_errors():
             self._held.release()
 
     def _perform(self, action: Action) -> None:
@@ -277,146 +272,7 @@ class DesktopEnvironment(Closing):
                     fake_input(self._display, X.KeyRelease, index * 8 + bit)
         self._display.sync()
 
-    def _window(self, place: Point | None) -> Any:
-        """The top-level window at a place, or the one that gets the keys; ``None``: the desktop."""
-        root = self._display.screen().root
-        if place is None:
-            focus = self._display.get_input_focus().focus
-            if not isinstance(focus, int):
-                return focus
-            pointer = root.query_pointer()  # without a focus keys go where the pointer is
-            place = Point(pointer.root_x, pointer.root_y)
-        return root.translate_coords(root, int(place.x), int(place.y)).child or None
-
-    def _app(self, window: Any) -> str | None:
-        """The class of the program that owns a window; window managers wrap it or are above it."""
-        root, pending = self._display.screen().root, [window] if window else []
-        for _ in range(_MAX_WINDOWS):
-            if not pending or pending[0] == root:
-                break
-            one = pending.pop(0)
-            if found := one.get_wm_class():
-                return str(found[1])
-            pending += one.query_tree().children
-        while window and window != root:
-            if found := window.get_wm_class():
-                return str(found[1])
-            window = window.query_tree().parent
-        return None
-
-
-class _Watcher(threading.Thread):
-    """Throws the switch when the pointer is in a corner or Esc is down, unless the agent did it."""
-
-    def __init__(self, display: Any, switch: StopSwitch) -> None:
-        super().__init__(name="belvedere-desktop-watch", daemon=True)
-        from Xlib import XK
-
-        self._display = display
-        self._switch = switch
-        self._escape = display.keysym_to_keycode(XK.XK_Escape)
-        self._acting = False
-        self._own_escape = False
-        self._own_corner = False
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-
-    @contextmanager
-    def own(self, action: Action) -> Iterator[None]:
-        """While the block runs, Esc and corners that `action` itself uses are the agent's.
-
-        A corner stays the agent's until the pointer has left it.
-        """
-        screen = self._display.screen()
-        size = screen.width_in_pixels, screen.height_in_pixels
-        cornered = any(_in_corner(one.x, one.y, size) for one in points(action))
-        with self._lock:
-            self._acting = True
-            self._own_corner = self._own_corner or cornered
-            self._own_escape = isinstance(action, Key) and "esc" in action.keys
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._acting = self._own_escape = False
-
-    def run(self) -> None:
-        with suppress(Exception):  # a display that is gone has no corners; the agent finds out
-            while not self._ended.wait(_WATCH_S):
-                with self._lock:
-                    self._look()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def _look(self) -> None:
-        screen = self._display.screen()
-        pointer = screen.root.query_pointer()
-        size = screen.width_in_pixels, screen.height_in_pixels
-        cornered = _in_corner(pointer.root_x, pointer.root_y, size)
-        if cornered and not self._own_corner:
-            self._switch.throw("the pointer in a corner of the screen")
-        keys = self._display.query_keymap()
-        if not self._own_escape and keys[self._escape // 8] & (1 << self._escape % 8):
-            self._switch.throw("the Esc key")
-        if not cornered and not self._acting:
-            self._own_corner = False
-
-
-def _in_corner(x: float, y: float, size: tuple[int, int]) -> bool:
-    beside = x < _CORNER_PX or x >= size[0] - _CORNER_PX
-    return beside and (y < _CORNER_PX or y >= size[1] - _CORNER_PX)
-
 
 def _clicks(pixels: float) -> int:
     sign = 1 if pixels > 0 else -1
     return sign * max(1, round(abs(pixels) / WHEEL_CLICK_PX))
-
-
-def _libraries() -> tuple[Any, Any, Any]:
-    """pyautogui, Xlib's display and mss' camera."""
-    try:
-        with _authority():
-            import mss
-            import pyautogui
-            from Xlib.display import Display
-    except (ImportError, SystemExit) as exc:  # one of its parts ends the process without tkinter
-        raise MissingExtra(
-            "Driving a desktop needs pyautogui, mss and Python's tkinter.",
-            remedy="pip install 'belvedere[agent]' and apt-get install python3-tk",
-        ) from exc
-    except Exception as exc:
-        raise EnvironmentFailed(
-            f"The display {os.environ['DISPLAY']!r} cannot be opened.", remedy="Check DISPLAY."
-        ) from exc
-    pyautogui.PAUSE = 0
-    pyautogui.FAILSAFE = False
-    return pyautogui, Display, mss.MSS
-
-
-@contextmanager
-def _authority() -> Iterator[None]:
-    """python3-xlib wants a file of cookies even where the display asks for none."""
-    missing = "XAUTHORITY" not in os.environ and not Path("~/.Xauthority").expanduser().exists()
-    if missing:
-        os.environ["XAUTHORITY"] = os.devnull
-    try:
-        silence = io.StringIO()  # it prints a warning, and forgets to close the file
-        with redirect_stdout(silence), redirect_stderr(silence), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            yield
-    finally:
-        if missing:
-            os.environ.pop("XAUTHORITY", None)
-
-
-@contextmanager
-def _display_errors() -> Iterator[None]:
-    """Failures of the display as ours."""
-    try:
-        yield
-    except Exception as exc:
-        if not type(exc).__module__.startswith(("Xlib", "mss", "pyautogui")):
-            raise
-        raise EnvironmentFailed("The display does not answer any more.") from exc
