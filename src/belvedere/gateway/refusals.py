@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from belvedere.errors import (
@@ -27,6 +29,21 @@ _TOO_LONG = re.compile(
     r"|exceeds? the (available |model'?s? )?context|context (length|window|size) (is )?exceeded",
     re.IGNORECASE,
 )
+_PROMPTS = ("messages", "prompt", "input")
+_LIMITS = frozenset({None, "max_tokens", "max_completion_tokens", "max_output_tokens", *_PROMPTS})
+_NOT_FIELDS = frozenset({"audio", "image", "input_tokens", "video"})
+"""What vLLM calls parameters, and are none: the prompt is meant."""
+
+_SUFFIX = re.compile(r"\s*\(parameter=(\w+)(?:, value=.*)?\)$", re.DOTALL)
+_FIRST_WORD = re.compile(r"\W?(\w+)")
+_DUMPED = re.compile(r"\d+ validation errors?:\s+\{.*?'loc': '([^']*)'", re.DOTALL)
+_DUMPED_MESSAGE = re.compile(r"'msg': ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
+_INNER_STATE = re.compile(r":? \{'json': .*\}$", re.DOTALL)
+_GRAMMAR = re.compile(
+    r"(Grammar error|Invalid grammar|Invalid regex|Choice ')|structured outputs constraint"
+    r"|constraints for structured outputs|Failed to convert"
+)
+_GRAMMARS = ("structured_outputs", "response_format", "tools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +53,14 @@ class _Said:
     param: str | None = None
 
 
-def refusal(status: int, content: bytes) -> BelvedereError:
+def refusal(status: int, content: bytes, sent: Collection[str] = ()) -> BelvedereError:
     """What a response with an error `status` means for the client.
 
     Refused input (4xx) is the client's, in the engine's words. Of everything else the words stay
     here: they may name paths or keys.
+
+    Args:
+        sent: names of the request's fields, one of which the words may be about.
     """
     said = _said(content) or _Said(f"The engine answered with HTTP status {status}.")
     match status:
@@ -49,11 +69,11 @@ def refusal(status: int, content: bytes) -> BelvedereError:
         case 404 | 405:
             return _not_there(said)
         case 413:
-            return PayloadTooLarge(said.message)
+            return PayloadTooLarge(_short(said.message))
         case 429:
-            return RateLimited(said.message, retry_after_s=1)
+            return RateLimited(_short(said.message), retry_after_s=1)
         case 501:
-            return NotSupported(said.message)
+            return NotSupported(_short(said.message))
         case 503:
             return Unavailable(
                 "The engine cannot take the request now.",
@@ -61,15 +81,52 @@ def refusal(status: int, content: bytes) -> BelvedereError:
                 retry_after_s=2,
             )
     if 400 <= status < 500 and status != 408:
-        if said.code == ContextLengthExceeded.code or _TOO_LONG.search(said.message):
-            return ContextLengthExceeded(said.message, param=said.param)
-        return InvalidRequest(said.message, param=said.param, code=said.code)
+        return _refused_input(_told_plainly(said, sent))
     return EngineFailed("The engine failed on this request.", remedy="Its log has the details.")
+
+
+def _refused_input(said: _Said) -> InvalidRequest:
+    too_long = _TOO_LONG.search(said.message) and said.param in _LIMITS
+    if said.code == ContextLengthExceeded.code or too_long:
+        return ContextLengthExceeded(_short(said.message), param=said.param)
+    return InvalidRequest(_short(said.message), param=said.param, code=said.code)
+
+
+def _told_plainly(said: _Said, sent: Collection[str]) -> _Said:
+    """vLLM's words without what it prints of its own objects, and the field they are about."""
+    message, param = said.message, said.param
+    if found := _SUFFIX.search(message):
+        message, param = message[: found.start()], param or found[1]
+    if found := _DUMPED.match(message):
+        told = _DUMPED_MESSAGE.search(message, found.start())
+        message = f"{found[1].removeprefix('body.')}: {_unquoted(told[1]) if told else 'not valid'}"
+    message = _INNER_STATE.sub(".", message)
+    param = (param or _field_of(message, sent) or "").removeprefix("body.") or None
+    if param in _NOT_FIELDS:
+        param = next((name for name in _PROMPTS if name in sent), None)
+    return replace(said, message=message, param=param)
+
+
+def _unquoted(literal: str) -> str:
+    try:
+        return str(ast.literal_eval(literal))
+    except (ValueError, SyntaxError):
+        return literal
+
+
+def _field_of(message: str, sent: Collection[str]) -> str | None:
+    """The field that `message` begins with, or that holds the grammar it is about."""
+    first = _FIRST_WORD.match(message)
+    if first and first[1] in sent:
+        return first[1]
+    if _GRAMMAR.search(message):
+        return next((name for name in _GRAMMARS if name in sent), None)
+    return None
 
 
 def _not_there(said: _Said) -> BelvedereError:
     if said.param == "model" or said.code == ModelNotFound.code:
-        return ModelNotFound(said.message, param="model")
+        return ModelNotFound(_short(said.message), param="model")
     return NotSupported(
         "The engine of this model does not offer this.",
         remedy="Serve the model on an engine that does.",
@@ -86,23 +143,23 @@ def _said(content: bytes) -> _Said | None:
         return None
     error = body.get("error", body)
     if isinstance(error, str):
-        return _Said(_short(error))
+        return _Said(error)
     if not isinstance(error, dict):
         return None
     if isinstance(error.get("message"), str):
-        return _Said(_short(error["message"]), _text(error.get("code")), _text(error.get("param")))
+        return _Said(error["message"], _text(error.get("code")), _text(error.get("param")))
     return _from_detail(error.get("detail"))
 
 
 def _from_detail(detail: Any) -> _Said | None:
     if isinstance(detail, str):
-        return _Said(_short(detail))
+        return _Said(detail)
     first = detail[0] if isinstance(detail, list) and detail else None
     if not isinstance(first, dict) or not isinstance(first.get("msg"), str):
         return None
     steps = first.get("loc")
     path = ".".join(map(str, steps[1:])) if isinstance(steps, list) else ""
-    return _Said(_short(f"{path}: {first['msg']}" if path else first["msg"]), None, path or None)
+    return _Said(f"{path}: {first['msg']}" if path else first["msg"], None, path or None)
 
 
 def _text(value: Any) -> str | None:

@@ -71,7 +71,7 @@ class EngineClient:
         with _translated(timeout_s):
             async with self._pool.post(path, _encoded(body), timeout_s, headers) as answer:
                 if answer.status != _OK:
-                    raise await _refusal(answer)
+                    raise await _refusal(answer, body)
                 content = await answer.read_all(_MAX_ANSWER_BYTES)
         try:
             payload = json.loads(content)
@@ -98,7 +98,7 @@ class EngineClient:
         try:
             if answer.status != _OK:
                 with _translated(timeout_s):
-                    raise await _refusal(answer)
+                    raise await _refusal(answer, body)
             yield _Events(answer, timeout_s, self._inter_token_timeout_s)
         finally:
             await opened.__aexit__(None, None, None)
@@ -161,12 +161,12 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def _refusal(answer: Connection) -> BelvedereError:
+async def _refusal(answer: Connection, body: Mapping[str, Any]) -> BelvedereError:
     try:
         content = await answer.read_all(_MAX_ERROR_BYTES)
     except TooLarge:
         content = b""
-    return refusal(answer.status, content)
+    return refusal(answer.status, content, body.keys())
 
 
 def error_event(exc: BelvedereError) -> bytes:

@@ -96,3 +96,102 @@ def test_what_is_not_the_clients_fault_keeps_its_words_here(status: int) -> None
 def test_a_long_message_is_cut() -> None:
     body = json.dumps({"error": {"message": "x" * 100_000}}).encode()
     assert len(refusal(400, body).message) == 1000
+
+
+DUMP = (
+    "6 validation errors:\n  {'type': 'dict_type', 'loc': 'body.response_format.json_schema.schema'"
+    ", 'msg': 'Input should be a valid dictionary', 'input': '5'}\n  {'type': 'literal_error', "
+    "'loc': 'body.response_format.type', 'msg': \"Input should be 'structural_tag'\"}"
+)
+UNUSED = (
+    "You must use one kind of structured outputs constraint but none are specified: {'json': None, "
+    "'regex': None, '_backend': None, '_backend_was_auto': False}"
+)
+TOO_LONG = (
+    "This model's maximum context length is 65536 tokens. However, your prompt contains at least "
+    "65537 input tokens. (parameter=input_tokens, value=65537)"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "named", "sent", "expected", "param"),
+    [
+        pytest.param(
+            "token_id(s) [99999] in logit_bias contain out-of-vocab token ids. "
+            "(parameter=logit_bias, value=[99999])",
+            "logit_bias",
+            {"messages", "logit_bias"},
+            "token_id(s) [99999] in logit_bias contain out-of-vocab token ids.",
+            "logit_bias",
+            id="suffix",
+        ),
+        pytest.param(
+            DUMP,
+            "body.response_format.json_schema.schema",
+            {"messages", "response_format"},
+            "response_format.json_schema.schema: Input should be a valid dictionary",
+            "response_format.json_schema.schema",
+            id="validation",
+        ),
+        pytest.param(
+            "1 validation error:\n  {'type': 'x', 'loc': 'body.tokens.0', 'msg': 'It\\'s 0'}",
+            None,
+            {"tokens"},
+            "tokens.0: It's 0",
+            "tokens",
+            id="quotes",
+        ),
+        pytest.param(
+            UNUSED,
+            None,
+            {"messages", "response_format"},
+            "You must use one kind of structured outputs constraint but none are specified.",
+            "response_format",
+            id="inner-state",
+        ),
+        pytest.param(
+            "n must be 1 when using greedy sampling, got 3.",
+            None,
+            {"messages", "n", "temperature"},
+            "n must be 1 when using greedy sampling, got 3.",
+            "n",
+            id="first-word",
+        ),
+        pytest.param(
+            "`prompt_logprobs` are not available when `stream=True`. (parameter=prompt_logprobs)",
+            None,
+            {"messages", "prompt_logprobs"},
+            "`prompt_logprobs` are not available when `stream=True`.",
+            "prompt_logprobs",
+            id="only-in-the-suffix",
+        ),
+        pytest.param(
+            "Grammar error: Invalid type: nonsense",
+            None,
+            {"messages", "response_format"},
+            "Grammar error: Invalid type: nonsense",
+            "response_format",
+            id="grammar",
+        ),
+        pytest.param(
+            "At most 0 audio(s) may be provided in one prompt. (parameter=audio)",
+            "audio",
+            {"messages", "model"},
+            "At most 0 audio(s) may be provided in one prompt.",
+            "messages",
+            id="modality",
+        ),
+        pytest.param(
+            TOO_LONG, "input_tokens", {"prompt"}, TOO_LONG.partition(" (")[0], "prompt", id="length"
+        ),
+    ],
+)
+def test_vllm_is_quoted_without_its_own_objects(
+    message: str, named: str | None, sent: set[str], expected: str, param: str | None
+) -> None:
+    error = {"message": message, "type": "BadRequestError", "param": named, "code": 400}
+    refused = refusal(400, json.dumps({"error": error}).encode(), sent)
+    assert refused.message == expected
+    assert (refused.status, refused.type, refused.param) == (400, "invalid_request_error", param)
+    expected_code = "context_length_exceeded" if "context length" in message else None
+    assert refused.code == expected_code
