@@ -7,9 +7,9 @@ import random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 
-def screenshot(size: tuple[int, int]) -> Image.Image:
+def screenshot(size: tuple[int, int], *, seed: int = 1) -> Image.Image:
     """Text, hairlines and flat colours: the sharpest edges there are."""
-    rng, image = random.Random(1), Image.new("RGB", size, (246, 247, 249))
+    rng, image = random.Random(seed), Image.new("RGB", size, (246, 247, 249))
     draw = ImageDraw.Draw(image)
     for _ in range(size[0] * size[1] // 6000):
         x, y = rng.randrange(size[0]), rng.randrange(size[1])
