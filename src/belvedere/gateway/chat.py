@@ -17,6 +17,7 @@ from belvedere.gateway.record import current
 from belvedere.gateway.relay import EngineGone
 from belvedere.gateway.report import seen_block, server_timing, with_block
 from belvedere.gateway.state import Gateway
+from belvedere.gateway.strict_actions import Kind, apply_strict_actions
 from belvedere.gateway.tally import Tally, asking_for_usage
 from belvedere.gateway.turn import turn
 from belvedere.gateway.wire import ChatCompletionRequest, CompletionRequest
@@ -51,6 +52,7 @@ class PreparedChat:
         images: in the order of the messages; a video is its frames.
         work: what the router knows of it.
         request, owner: what it was made of, should the model be replaced before it is served.
+        strict: which action the answer has to be (see `apply_strict_actions`).
         cache_salt: for engines that keep the prefix caches of tenants apart; empty: one tenant.
     """
 
@@ -61,6 +63,7 @@ class PreparedChat:
     request: AnyRequest = field(repr=False)
     owner: bytes = field(repr=False)
     cache_salt: str = ""
+    strict: Kind | None = None
 
     @property
     def path(self) -> str:
@@ -78,7 +81,9 @@ class PreparedChat:
 
     def report(self) -> dict[str, Any] | None:
         """The ``belvedere`` block of the response: what the model saw; ``None`` without a chat."""
-        return seen_block(self.images, self.model) if self._is_chat else None
+        if not self._is_chat:
+            return None
+        return seen_block(self.images, self.model, strict_actions=self.strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,10 @@ async def prepare(gateway: Gateway, request: AnyRequest, owner: bytes) -> Prepar
         place = slice(part.part_index, part.part_index + 1)
         body["messages"][part.message_index]["content"][place] = part.for_engine()
         body |= part.beside()
+    strict: Kind | None = None
+    if isinstance(request, ChatCompletionRequest):
+        default = gateway.settings.strict_actions
+        strict = apply_strict_actions(body, model, request, images, default=default)
     expected_tokens = gateway.router.output_lengths.expected_tokens(model.name)
     work = work_of(
         body,
@@ -205,7 +214,7 @@ async def prepare(gateway: Gateway, request: AnyRequest, owner: bytes) -> Prepar
         default_output_tokens=expected_tokens,
         salt=salt,
     )
-    return PreparedChat(model, body, images, work, request, owner, salt.hex())
+    return PreparedChat(model, body, images, work, request, owner, salt.hex(), strict)
 
 
 async def complete(gateway: Gateway, chat: PreparedChat) -> Answer:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from belvedere.agent.protocols.loader import known_protocol
 from belvedere.catalog.models import known_coordinates
 from belvedere.engines.local_spec import LOCAL_FEATURES, MINI_NAME, mini_folder
 from belvedere.errors import BelvedereError
@@ -21,7 +22,7 @@ from belvedere.images.geometry import ProcessorGeometry
 from belvedere.router.replica import Model
 from belvedere.settings import Settings
 
-__all__ = ["LABEL", "Deployment", "describe", "model_of"]
+__all__ = ["LABEL", "Deployment", "describe", "model_of", "protocol_name"]
 
 LABEL = "deployment"
 """Label of an engine that holds its deployment as JSON."""
@@ -153,4 +154,11 @@ def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
         takes_cache_salt=deployment.engine == "vllm",
         video=video,
         is_vllm=deployment.engine == "vllm",
+        protocol=protocol_name(deployment.name, folder.name, Path(deployment.source).name),
     )
+
+
+def protocol_name(*names: str) -> str | None:
+    """The action protocol of a model with one of these names."""
+    protocol = known_protocol(*names)
+    return protocol.name if protocol else None

@@ -65,6 +65,11 @@ class LocalRecipe:
         machine: Sequence[MachineGpu],
     ) -> None:
         check_local(folder, settings)
+        if settings.strict_actions:
+            raise SettingsError(
+                "The embedded engine has no structured outputs, which --strict-actions needs.",
+                remedy="Serve with --engine vllm, or leave --strict-actions out.",
+            )
         check_fit(folder, settings, groups, machine)
         self._folder, self._settings, self._groups = folder, settings, groups
         on_gpu = bool(groups[0].gpu_ids)

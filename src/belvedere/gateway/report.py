@@ -16,9 +16,12 @@ _LAST_EVENT_MARK = b'"finish_reason":'
 _UNFINISHED_MARKS = (b'"finish_reason":null', b'"finish_reason": null')
 
 
-def seen_block(images: Sequence[PreparedImage], model: Model) -> dict[str, Any]:
+def seen_block(
+    images: Sequence[PreparedImage], model: Model, *, strict_actions: str | None = None
+) -> dict[str, Any]:
     """The ``belvedere`` block of a response, as docs/api.md describes it."""
-    return {"images": [_seen(image, model) for image in images]}
+    block: dict[str, Any] = {"images": [_seen(image, model) for image in images]}
+    return block if strict_actions is None else {**block, "strict_actions": strict_actions}
 
 
 def _seen(image: PreparedImage, model: Model) -> dict[str, Any]:

@@ -157,9 +157,7 @@ def _size(images: Sequence[PreparedImage]) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=256)
-def _pattern(
-    name: str, kind: Kind, tools: tuple[str, ...], size: tuple[int, int] | None
-) -> str:
+def _pattern(name: str, kind: Kind, tools: tuple[str, ...], size: tuple[int, int] | None) -> str:
     protocol = load_protocol(name)
     if kind == "grounding":
         return grounding_pattern(protocol, seen_size=size)

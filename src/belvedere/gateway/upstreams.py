@@ -13,6 +13,7 @@ from functools import partial
 from pydantic import SecretStr
 
 from belvedere.engines.remote import RemoteModel, RemoteServer, remote_endpoint
+from belvedere.gateway.deployment import protocol_name
 from belvedere.router.replica import Model, Replica
 from belvedere.router.router import Router
 from belvedere.settings import Settings, Upstream
@@ -105,6 +106,7 @@ class Upstreams:
                         max_model_len=model.max_model_len,
                         deployment=UPSTREAM,
                         takes_cache_salt=model.owner == "vllm",
+                        protocol=protocol_name(served, model.name),
                     ),
                     server.endpoint,
                     state=partial(getattr, server, "state"),

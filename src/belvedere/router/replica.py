@@ -30,6 +30,7 @@ class Model:
         deployment: tells apart the old and the new one while a model is replaced.
         takes_cache_salt: whether its engine keeps prefix caches apart by ``cache_salt``, as vLLM
             does.
+        protocol: name of the action protocol that it speaks; ``None`` when unknown.
         video: how its engine sizes a video that it takes as such; ``None``: frames go as images.
         is_vllm: its engine is known to be vLLM.
     """
@@ -45,6 +46,7 @@ class Model:
     takes_cache_salt: bool = False
     video: VideoGeometry | None = None
     is_vllm: bool = False
+    protocol: str | None = None
 
 
 def _first_launch() -> int:
