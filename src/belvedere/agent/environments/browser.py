@@ -10,10 +10,10 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,8 @@ from belvedere.agent.actions import (
 from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Scene, Screenshot, Target, png_size
+from belvedere.agent.environments.browser_hands import Hands
+from belvedere.agent.environments.playwright_errors import quiet, translated
 from belvedere.agent.stopping import StopSwitch
 from belvedere.errors import EnvironmentFailed, MissingExtra, NotSupported
 
@@ -67,34 +69,6 @@ addEventListener('keydown', (event) => {{
   if (event.key === 'Escape' && event.isTrusted && window.{_STOP}) window.{_STOP}();
 }}, true);
 """
-_KEYS = {
-    "ctrl": "Control",
-    "alt": "Alt",
-    "shift": "Shift",
-    "win": "Meta",
-    "enter": "Enter",
-    "esc": "Escape",
-    "tab": "Tab",
-    "space": "Space",
-    "backspace": "Backspace",
-    "delete": "Delete",
-    "insert": "Insert",
-    "home": "Home",
-    "end": "End",
-    "pageup": "PageUp",
-    "pagedown": "PageDown",
-    "up": "ArrowUp",
-    "down": "ArrowDown",
-    "left": "ArrowLeft",
-    "right": "ArrowRight",
-    "capslock": "CapsLock",
-    "numlock": "NumLock",
-    "scrolllock": "ScrollLock",
-    "printscreen": "PrintScreen",
-    "pause": "Pause",
-    "apps": "ContextMenu",
-    **{f"f{number}": f"F{number}" for number in range(1, 25)},
-}
 
 T = TypeVar("T")
 
@@ -130,8 +104,7 @@ class BrowserEnvironment(Closing):
         self._size, self._pixel_ratio, self._headless = size, pixel_ratio, headless
         self._allows = allows
         self._program = program or os.environ.get("CHROMIUM") or _installed()
-        self._own_escapes = 0
-        self._held: list[tuple[str, str]] = []
+        self._hands = Hands(lambda: self._page)
         self._pages: list[Page] = []
         self._describe = _script("page_target.js")
         self._loop = asyncio.new_event_loop()
@@ -170,9 +143,9 @@ class BrowserEnvironment(Closing):
         self._wait(self._perform(action), _CALL_TIMEOUT_S + len(getattr(action, "text", "")) / 50)
 
     def release(self) -> None:
-        if self._held:
+        if self._hands.are_full:
             with suppress(EnvironmentFailed):
-                self._result(self._start(self._release()), _RELEASE_TIMEOUT_S)
+                self._result(self._start(self._hands.release()), _RELEASE_TIMEOUT_S)
 
     def on_page(self, work: Callable[[Page], Awaitable[T]]) -> T:
         """What `work` returns for the front page; it runs in the browser's thread."""
@@ -222,9 +195,7 @@ class BrowserEnvironment(Closing):
         page.on("close", lambda closed: self._pages.remove(closed))
 
     def _on_escape(self, *_: object) -> None:
-        if self._own_escapes:
-            self._own_escapes -= 1
-        else:
+        if not self._hands.escaped():
             self._switch.throw("the Esc key")
 
     async def _on_request(self, route: Route) -> None:
@@ -267,31 +238,28 @@ class BrowserEnvironment(Closing):
         return None
 
     async def _perform(self, action: Action) -> None:
-        page = self._page
+        page, hands = self._page, self._hands
         match action:
             case Click() | DoubleClick() | TripleClick():
-                await self._click(page, action)
+                await hands.click(page, action)
             case LongPress():
-                await page.mouse.move(action.x, action.y)
-                await self._press("mouse", "left")
-                await asyncio.sleep(action.duration_s)
-                await self._lift("mouse", "left")
+                await hands.long_press(page, action)
             case Move():
                 await page.mouse.move(action.x, action.y)
             case Type():
-                await self._type(page, action.text)
+                await hands.type(page, action.text)
             case Key():
-                await self._keys(action.keys)
+                await hands.keys(action.keys)
             case Scroll():
-                await self._scroll(page, action.at, action.dx_px, action.dy_px)
+                await hands.scroll(page, action.at, action.dx_px, action.dy_px)
             case Swipe():
                 width, height = self._size
                 across, down = {"up": (0, 1), "down": (0, -1), "left": (1, 0), "right": (-1, 0)}[
                     action.direction
                 ]
-                await self._scroll(page, action.at, across * width / 2, down * height / 2)
+                await hands.scroll(page, action.at, across * width / 2, down * height / 2)
             case Drag():
-                await self._drag(page, action)
+                await hands.drag(page, action)
             case Open():
                 await self._go(page, _address(action.app))
             case SystemButton():
@@ -305,68 +273,6 @@ class BrowserEnvironment(Closing):
             raise EnvironmentFailed("The policy does not allow this page.")
         await page.goto(url)
 
-    async def _click(self, page: Page, action: Click | DoubleClick | TripleClick) -> None:
-        await page.mouse.move(action.x, action.y)
-        button = action.button if isinstance(action, Click) else "left"
-        times = {Click: 1, DoubleClick: 2, TripleClick: 3}[type(action)]
-        for count in range(1, times + 1):
-            self._held.append(("mouse", button))
-            await page.mouse.down(button=button, click_count=count)
-            await page.mouse.up(button=button, click_count=count)
-            if ("mouse", button) in self._held:
-                self._held.remove(("mouse", button))
-
-    async def _type(self, page: Page, text: str) -> None:
-        """Every character as itself; only a newline and a tab are keys."""
-        for character in text:
-            if character in "\n\t":
-                await self._keys(("enter",) if character == "\n" else ("tab",))
-            else:
-                await page.keyboard.type(character)
-
-    async def _keys(self, keys: tuple[str, ...]) -> None:
-        names = [_key(name) for name in keys]
-        self._own_escapes += "Escape" in names
-        for name in names:
-            await self._press("key", name)
-        for name in reversed(names):
-            await self._lift("key", name)
-
-    async def _press(self, kind: str, name: Any) -> None:
-        self._held.append((kind, name))
-        if kind == "mouse":
-            await self._page.mouse.down(button=name)
-        else:
-            await self._page.keyboard.down(name)
-
-    async def _lift(self, kind: str, name: Any) -> None:
-        await self._up(kind, name)
-        if (kind, name) in self._held:
-            self._held.remove((kind, name))
-
-    async def _up(self, kind: str, name: Any) -> None:
-        if kind == "mouse":
-            await self._page.mouse.up(button=name)
-        else:
-            await self._page.keyboard.up(name)
-
-    async def _release(self) -> None:
-        """May be called again before it is done: each is let go once."""
-        while self._held:
-            await self._up(*self._held.pop())
-
-    async def _scroll(self, page: Page, at: Point | None, dx_px: float, dy_px: float) -> None:
-        if at is not None:
-            await page.mouse.move(at.x, at.y)
-        await page.mouse.wheel(dx_px, dy_px)
-
-    async def _drag(self, page: Page, action: Drag) -> None:
-        if action.start is not None:
-            await page.mouse.move(action.start.x, action.start.y)
-        await self._press("mouse", "left")
-        await page.mouse.move(action.end.x, action.end.y, steps=10)
-        await self._lift("mouse", "left")
-
     async def _system(self, page: Page, action: SystemButton) -> None:
         match action.button:
             case "back":
@@ -374,20 +280,20 @@ class BrowserEnvironment(Closing):
             case "home":
                 await page.goto(self._home)
             case "enter":
-                await self._keys(("enter",))
+                await self._hands.keys(("enter",))
             case _:
                 raise NotSupported(f"A browser has no button {action.button!r}.")
 
     async def _settle(self) -> None:
         """Lets handlers run, and a page that is being loaded become one that can be seen."""
         await asyncio.sleep(_SETTLE_S)
-        with _quiet():
+        with quiet():
             await self._page.wait_for_load_state("load", timeout=_LOAD_TIMEOUT_S * 1000)
 
     # Between the two threads.
 
     def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(_translated(work), self._loop)
+        return asyncio.run_coroutine_threadsafe(translated(work), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """The result of `work`; cancels it and raises `Stop` when the switch is thrown."""
@@ -419,44 +325,6 @@ class BrowserEnvironment(Closing):
             raise EnvironmentFailed("The browser did not answer in time.") from exc
 
 
-async def _translated(work: Coroutine[Any, Any, T]) -> T:
-    """Playwright's failures as ours; its words may hold secrets of a page and stay inside."""
-    try:
-        return await work
-    except Exception as exc:
-        if not type(exc).__module__.startswith("playwright."):
-            raise
-        words = str(exc).splitlines()[0]
-        found = next((known for known in _KNOWN if known in words), "")
-        raise EnvironmentFailed(
-            f"The browser failed{f' ({found})' if found else ''}.",
-            remedy=_KNOWN.get(found) or "Check the page and the browser.",
-        ) from exc
-
-
-_KNOWN = {
-    "ERR_CONNECTION_REFUSED": "Nothing listens there.",
-    "ERR_NAME_NOT_RESOLVED": "There is no such host.",
-    "ERR_FILE_NOT_FOUND": "There is no such file.",
-    "ERR_UNSAFE_PORT": "Browsers do not open this port.",
-    "invalid URL": "Check the URL.",
-    "Executable doesn't exist": "Install Chromium, or name its program in CHROMIUM.",
-    "Timeout": "The page takes too long.",
-    "has been closed": "The tab or the browser was closed.",
-}
-"""What Playwright's messages say, and what to do about it."""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A page that loads for ever, or was closed, can still be looked at."""
-    try:
-        yield
-    except Exception as exc:
-        if not type(exc).__module__.startswith("playwright."):
-            raise
-
-
 def _installed() -> str | None:
     return next((path for name in _PROGRAMS if (path := shutil.which(name))), None)
 
@@ -464,14 +332,6 @@ def _installed() -> str | None:
 def _script(name: str) -> str:
     file = resources.files("belvedere.agent.environments") / name
     return file.read_text(encoding="utf-8").strip()
-
-
-def _key(name: str) -> str:
-    if len(name) == 1:
-        return name
-    if name not in _KEYS:
-        raise NotSupported(f"A browser has no key {name!r}.")
-    return _KEYS[name]
 
 
 def _address(name: str) -> str:
