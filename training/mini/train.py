@@ -34,6 +34,8 @@ SAVE_EVERY_S = 120.0
 LOG_EVERY_S = 15.0
 WARM_UP_STEPS = 50
 OFFSET_BATCHES = 36
+SETTLED_STEPS = 200
+"""A running mean of fewer steps proves nothing, after a resumption neither."""
 SETTLING_STEPS = 250
 """Steps in which only the throw-away heads learn, where weights come from an exported folder."""
 
@@ -144,7 +146,7 @@ class Trainer:
         self.recent = {}
         stream = batches(stage.supply, stage.seed + self.progress.total_steps, workers)
         saved = logged = started = time.monotonic()
-        for batch in stream:
+        for number, batch in enumerate(stream):
             if stage.places and self.place_rows is None:
                 self._install_places(stage, batch.to(self.device))
             if stage.offsets and self.place_rows is not None and len(self.place_rows) < WIDER:
@@ -156,7 +158,7 @@ class Trainer:
             started = now
             reached = self.recent.get(stage.figure, 0.0) >= stage.goal
             done = self.progress.stage_s > 60 * stage.minutes
-            done = done or (reached and self.progress.stage_steps > 200)
+            done = done or (reached and number > SETTLED_STEPS)
             if now - logged > LOG_EVERY_S or done:
                 self._log(stage)
                 logged = now
