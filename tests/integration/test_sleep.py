@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from belvedere.engines.base import HangPolicy, SleepPolicy
+from belvedere.engines.base import HangPolicy, RestartPolicy, SleepPolicy
 from belvedere.engines.local_spec import mini_folder
 from tests.integration.callers import CHAT, Reader, asking, in_background
 from tests.integration.serving import (
@@ -147,7 +147,10 @@ def test_running_streams_finish_before_the_sleep_and_later_requests_after_it(
         assert wait_until(lambda: engine.busy)
         with ThreadPoolExecutor(2) as pool:
             sleep = pool.submit(client.post, SLEEP, json={"model": "busy"})
-            assert wait_until(lambda: states(client, "busy") == ["draining"])
+            assert wait_until(lambda: states(client, "busy") == ["asleep"])
+            assert view(client, "busy")["replicas"][0]["phase"] == "draining"
+            assert not view(client, "busy")["is_asleep"]
+            assert client.get("/health/ready").status_code == 200
             later = pool.submit(ask, client, "busy")
             assert sleep.result().status_code == 200
             assert reader.rest()[-1] == "[DONE]"
@@ -227,6 +230,7 @@ def test_a_swap_waits_for_the_other_models_requests(stage: Stage, client: httpx2
         sleepers(stage, "second", **on_gpu(0, 1)),
     ):
         client.post(SLEEP, json={"model": "second"})
+        assert said(ask(client, "first")) == "tok0 tok1 "
         first.play({"tokens": 20, "itl_s": 0.1})
         reader = Reader(client, asking("first"))
         assert wait_until(lambda: first.busy)
@@ -241,6 +245,20 @@ def test_models_on_other_gpus_are_left_alone(stage: Stage, client: httpx2.Client
         client.post(SLEEP, json={"model": "here"})
         assert said(ask(client, "here")) == "tok0 tok1 "
         assert states(client, "there") == ["ready"]
+
+
+def test_a_model_that_is_started_again_gets_the_gpu(stage: Stage, client: httpx2.Client) -> None:
+    slow = RestartPolicy(max_crashes=5, base_s=4.0, cap_s=4.0)
+    with (
+        sleepers(stage, "fallen", restart=slow, **on_gpu(0)) as (fallen,),
+        sleepers(stage, "other", **on_gpu(0)) as (other,),
+    ):
+        client.post(SLEEP, json={"model": "fallen"})
+        os.kill(fallen.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: states(client, "other") == ["asleep"], 10)
+        assert said(ask(client, "other")) == "tok0 tok1 "
+        assert states(client, "fallen") == ["asleep"]
+        assert (fallen.status.launch, other.status.launch) == (2, 1)
 
 
 def test_an_idle_model_goes_to_sleep_and_is_unloaded_later(

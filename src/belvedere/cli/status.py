@@ -62,7 +62,8 @@ def _replica(replica: Mapping[str, Any]) -> str:
     elif replica["state"] == "ready":
         parts.append(f"started in {replica['start_s']:.1f} s")
     elif replica["state"] == "asleep":
-        parts.append(f"{replica['phase']}, level {replica['sleep_level']}")
+        level = replica["sleep_level"]
+        parts.append(f"{replica['phase']}, level {level}" if level else replica["phase"])
     elif replica["retry_in_s"] is not None:
         parts.append(f"starts again in {replica['retry_in_s']:.1f} s")
     if replica["crashes"]:

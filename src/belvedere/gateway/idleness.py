@@ -1,4 +1,4 @@
-"""What becomes of models that nobody asks: they are put to sleep, and unloaded."""
+"""What is done about models without being asked: idle ones sleep, and are unloaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _LOOK_S = 1.0
 async def tend(host: Host) -> None:
     """Looks at the models of `host` once a second, until it is cancelled.
 
-    One that sleeps although requests are with its engines is woken at the second look: another
+    One that can sleep, and whose engine is started again, gets its GPUs for itself meanwhile. One
+    that sleeps although requests are with its engines is woken at the second look: another
     gateway has put it to sleep just when they were sent.
     """
     jobs: dict[str, asyncio.Task[None]] = {}
@@ -59,6 +60,8 @@ def _due(
     idle_s = host.idle_s(deployment)
     if is_stuck:
         return host.sleeping.wake(deployment)
+    if deployment.gpu_ids and deployment.sleep_mode and host.sleeping.is_starting(deployment):
+        return host.sleeping.hold_place(deployment)
     if deployment.idle_unload_s is not None and idle_s > deployment.idle_unload_s:
         _log.info("unloading %r, idle", deployment.name)
         return host.unload(deployment.name)

@@ -63,12 +63,12 @@ class Mirror:
         return spec.labels if spec is not None else {}
 
     def state(self, engine: str) -> EngineState:
-        """``stopped`` for an engine that is gone."""
+        """``stopped`` for an engine that is gone, ``asleep`` for one that is about to sleep."""
         status = self._fleet.status(engine)
         if status is None:
             return "stopped"
         is_resting = status.state == "ready" and engine in self._resting_engines
-        return "draining" if is_resting else status.state
+        return "asleep" if is_resting else status.state
 
     @contextmanager
     def resting(self, deployment: Deployment) -> Iterator[None]:
@@ -80,10 +80,6 @@ class Mirror:
         finally:
             self._resting.pop(deployment.id, None)
             self._resting_engines = frozenset().union(*self._resting.values())
-
-    def is_resting(self, deployment: Deployment) -> bool:
-        """Whether it is in a block of `resting`."""
-        return deployment.id in self._resting
 
     def is_retiring(self, deployment: Deployment) -> bool:
         """Whether it is on its way out."""

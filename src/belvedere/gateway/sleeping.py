@@ -7,6 +7,7 @@ first, when their requests have finished; requests for these wait and wake them 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -16,7 +17,13 @@ from typing import Any
 
 from belvedere.catalog.machine import machine_gpus
 from belvedere.engines.fleet import Fleet
-from belvedere.errors import EngineFailed, InvalidRequest, NotSupported, Unavailable
+from belvedere.errors import (
+    EngineFailed,
+    EngineStartFailed,
+    InvalidRequest,
+    NotSupported,
+    Unavailable,
+)
 from belvedere.gateway.deployment import Deployment
 from belvedere.gateway.mirror import Mirror
 from belvedere.gateway.reconcile import sleeping_bytes
@@ -86,6 +93,23 @@ class Sleeping:
             await self._make_room(gpu_ids)
             yield
 
+    async def hold_place(self, deployment: Deployment) -> None:
+        """Its GPUs are kept free for engines that are being started again, until they answer.
+
+        Raises:
+            Unavailable: as for `place_for`.
+        """
+        async with self._turn(deployment.gpu_ids):
+            if self.is_starting(deployment) and not await self._fits(deployment):
+                await self._make_room(deployment.gpu_ids, but=deployment)
+            for name in self._mirror.engines(deployment):
+                with contextlib.suppress(EngineStartFailed):
+                    await self._fleet.wait_ready(name)
+
+    def is_starting(self, deployment: Deployment) -> bool:
+        """Whether some of its engines are not there yet, or not again."""
+        return bool(self._engines(deployment, "starting") or self._engines(deployment, "backoff"))
+
     async def aclose(self) -> None:
         """Ends the wakes that are under way here; the engines go on with theirs."""
         for task in self._wakes.values():
@@ -95,8 +119,7 @@ class Sleeping:
     def is_asleep(self, deployment: Deployment) -> bool:
         """Whether any of its engines sleeps, falls asleep or wakes, or is to sleep soon."""
         engines = self._mirror.engines(deployment)
-        sleeps = any(self._mirror.state(name) == "asleep" for name in engines)
-        return sleeps or self._mirror.is_resting(deployment)
+        return any(self._mirror.state(name) == "asleep" for name in engines)
 
     def is_asked_asleep(self, deployment: Deployment) -> bool:
         """Whether requests are with engines that sleep."""

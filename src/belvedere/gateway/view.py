@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from belvedere.engines.base import EngineStatus
 from belvedere.gateway.deployment import Deployment
 from belvedere.gateway.reconcile import memory_view
 from belvedere.gateway.state import Gateway
@@ -56,7 +57,7 @@ def replica_view(gateway: Gateway, replica: Replica) -> dict[str, Any]:
         return view
     return {
         **view,
-        "phase": status.phase,
+        "phase": "draining" if _is_about_to_sleep(replica, status) else status.phase,
         "sleep_level": status.sleep_level,
         "start_s": status.elapsed_s,
         "phase_s": dict(status.phase_s),
@@ -71,6 +72,10 @@ def replica_view(gateway: Gateway, replica: Replica) -> dict[str, Any]:
     }
 
 
+def _is_about_to_sleep(replica: Replica, status: EngineStatus) -> bool:
+    return replica.state() == "asleep" and status.state == "ready"
+
+
 def model_views(gateway: Gateway) -> list[dict[str, Any]]:
     """The models that are loaded here, oldest first, each with its engines."""
     host = gateway.host
@@ -82,13 +87,15 @@ def _model_view(gateway: Gateway, deployment: Deployment) -> dict[str, Any]:
         replica for replica in gateway.router.replicas if replica.model.deployment == deployment.id
     ]
     states = {replica.state() for replica in replicas}
+    statuses = gateway.engine_statuses()
+    phases = {statuses[one.name].phase for one in replicas if one.name in statuses}
     aliases = gateway.router.aliases.items()
     return {
         "model": deployment.name,
         "aliases": sorted(alias for alias, target in aliases if target == deployment.name),
         "model_path": deployment.source,
         "is_loaded": bool(states & _SERVING),
-        "is_asleep": bool(states) and states == {"asleep"},
+        "is_asleep": bool(phases) and phases == {"asleep"},
         "created": int(deployment.created_s),
         "idle_unload_s": deployment.idle_unload_s,
         "sleep_mode": deployment.sleep_mode,
