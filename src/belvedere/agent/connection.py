@@ -17,6 +17,7 @@ from belvedere.errors import (
     DoesNotFit,
     EngineStartFailed,
     InvalidRequest,
+    NotSupported,
     PermissionDenied,
     RateLimited,
     ServerUnreachable,
@@ -36,7 +37,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _BY_CODE = {error.code: error for error in (DoesNotFit, EngineStartFailed)}
 _BY_STATUS = {
     error.status: error
-    for error in (AuthenticationFailed, PermissionDenied, RateLimited, Unavailable)
+    for error in (AuthenticationFailed, NotSupported, PermissionDenied, RateLimited, Unavailable)
 }
 
 
