@@ -139,6 +139,8 @@ class Host:
         Raises:
             InvalidRequest: the name is taken.
             ModelFolderError, SettingsError, MissingExtra, DoesNotFit: nothing was started.
+            NotSupported: sleep mode is asked for, and the engine has none.
+            Unavailable: with sleep mode; another model of that kind keeps the GPU busy.
             EngineStartFailed: an engine did not come up; what served before still does.
         """
         described = describe(settings, 1, aliases)
