@@ -30,6 +30,7 @@ async def turn(
     record = current()
     record.resolved(model.name, stream=stream)
     async with AsyncExitStack() as stack:
+        stack.enter_context(gateway.router.expecting(model))
         with record.trace.stage("queue"):
             slot = gateway.admission.slot(model.name, caller, priority)
             ticket = await stack.enter_async_context(slot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -120,6 +121,7 @@ class Router:
         self._affinity = Affinity()
         self._replicas: dict[str, Replica] = {}
         self._served = Served()
+        self._expected: Counter[tuple[str, str]] = Counter()
         self._decisions = 0
 
     @property
@@ -191,10 +193,23 @@ class Router:
     def idle_s(self, model: Model, now_s: float | None = None) -> float:
         """For how long, until `now_s`, this deployment has had no request; 0 while it has one."""
         replicas = self._served.replicas(model)
-        if not replicas or any(replica.in_flight for replica in replicas):
+        if not replicas or self._expected[model.name, model.deployment]:
+            return 0.0
+        if any(replica.in_flight for replica in replicas):
             return 0.0
         now_s = self._now_s() if now_s is None else now_s
         return max(0.0, now_s - max(replica.used_s for replica in replicas))
+
+    @contextmanager
+    def expecting(self, model: Model) -> Iterator[None]:
+        """A request, which may still wait or have images prepared, keeps this deployment busy."""
+        key = model.name, model.deployment
+        self._expected[key] += 1
+        try:
+            yield
+        finally:
+            self._expected[key] -= 1
+            self._expected += Counter()  # forgets the zeros
 
     def touch(self, model: Model) -> None:
         """The idle time of this deployment begins now: the time of its start is none."""

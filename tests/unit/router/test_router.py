@@ -355,6 +355,9 @@ def test_how_long_a_model_has_been_idle() -> None:
         assert fleet.router.idle_s(MODEL) == 0
     fleet.now_s += 7
     assert fleet.router.idle_s(MODEL) == 7
+    with fleet.router.expecting(MODEL):
+        assert fleet.router.idle_s(MODEL) == 0
+    assert fleet.router.idle_s(MODEL) == 7
     fleet.router.touch(MODEL)
     assert fleet.router.idle_s(MODEL) == 0
 
