@@ -348,6 +348,9 @@ def test_refusals(stage: Stage, client: httpx2.Client, path: str) -> None:
         refused = client.post(path, json={"model": "restless"})
         assert error(refused) == (501, "not_supported")
         assert "without sleep mode" in refused.json()["error"]["message"]
+        typed = belvedere(path.rpartition("/")[2], "restless", url=stage.server.url)
+        assert typed.returncode == 2
+        assert "without sleep mode" in typed.stderr
         assert engine.status.state == "ready"
 
 
