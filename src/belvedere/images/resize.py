@@ -14,6 +14,8 @@ from belvedere.images.pixels import Pixels
 __all__ = ["capped", "narrowed", "resize", "seen_clip_size", "seen_size"]
 
 _SETTLING_STEPS = 4
+_FRAME_TOKENS = 768
+"""Bound on one frame in Qwen's own code (qwen-vl-utils), and in transformers from 5.22 on."""
 _FAR = 12
 """Beyond it, libvips' fixed-point weights no longer sum to one: white becomes 254."""
 
@@ -74,14 +76,15 @@ def seen_clip_size(
         InvalidRequest: the bounds exclude every size that the model takes.
     """
     steps = round(frames / model.temporal_patch_size) * model.temporal_patch_size
+    frame_px = min(_FRAME_TOKENS * model.factor**2, model.max_pixels // frames)
     low = max(model.min_pixels, steps * (min_pixels or 1))
-    high = min(model.max_pixels, steps * (max_pixels or model.max_pixels))
+    high = min(frames * frame_px, steps * (max_pixels or frame_px))
     if low > high:
         raise InvalidRequest(
             f"min_pixels {min_pixels!r} and max_pixels {max_pixels!r} leave no size for {frames} "
             "frames.",
-            remedy=f"Frames of this model have {model.min_pixels // steps} to "
-            f"{model.max_pixels // steps} pixels then; fewer frames may have more.",
+            remedy=f"Frames of this model have {model.min_pixels // steps} to {frame_px} pixels "
+            "then; fewer frames may have more.",
         )
     size = replace(model, min_pixels=low, max_pixels=high).resized(size, frames)
     for _ in range(_SETTLING_STEPS):
