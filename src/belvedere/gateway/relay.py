@@ -21,6 +21,8 @@ from belvedere.gateway.refusals import refusal
 __all__ = ["EngineClient", "EngineGone", "EngineNotReached", "error_event"]
 
 _OK = 200
+_SERVER_ERROR = 500
+_ERROR_MARK = b'"error"'
 _MAX_ANSWER_BYTES = 64 * 2**20
 _MAX_EVENT_BYTES = 16 * 2**20
 _MAX_ERROR_BYTES = 2**20
@@ -105,7 +107,7 @@ class EngineClient:
 
 
 class _Events(AsyncIterator[bytes]):
-    """Cuts an answer's body behind its blank lines."""
+    """Cuts an answer's body behind its blank lines; an engine's error event is raised."""
 
     def __init__(self, answer: Connection, first_timeout_s: float, timeout_s: float) -> None:
         self._answer = answer
@@ -113,9 +115,12 @@ class _Events(AsyncIterator[bytes]):
         self._next_timeout_s = timeout_s
         self._waiting = True
         self._begun = b""
+        self._failure: BelvedereError | None = None
 
     async def __anext__(self) -> bytes:
         while True:
+            if self._failure is not None:
+                raise self._failure
             self._answer.give(self._timeout_s)
             with _translated(self._timeout_s):
                 chunk = await self._answer.read()
@@ -123,10 +128,22 @@ class _Events(AsyncIterator[bytes]):
                 if self._begun.strip():
                     raise _gone()
                 raise StopAsyncIteration
-            if whole := self._cut(chunk):
+            if whole := self._without_error(self._cut(chunk)):
                 if self._waiting and not is_opening(whole):
                     self._waiting, self._timeout_s = False, self._next_timeout_s
                 return whole
+
+    def _without_error(self, events: bytes) -> bytes:
+        """`events` before the one that says that the engine failed, which is kept for later."""
+        if _ERROR_MARK not in events:
+            return events
+        before = []
+        for event in events.split(b"\n\n")[:-1]:
+            self._failure = _failure(event)
+            if self._failure is not None:
+                break
+            before.append(event + b"\n\n")
+        return b"".join(before)
 
     def _cut(self, chunk: bytes) -> bytes:
         """All whole events of what has come; the rest is kept."""
@@ -167,6 +184,20 @@ async def _refusal(answer: Connection, body: Mapping[str, Any]) -> BelvedereErro
     except TooLarge:
         content = b""
     return refusal(answer.status, content, body.keys())
+
+
+def _failure(event: bytes) -> BelvedereError | None:
+    """What an event with an ``error`` in the place of an answer means for the client."""
+    content = event.removeprefix(b"data:")
+    try:
+        payload = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(payload, dict) or not payload.get("error") or payload.get("choices"):
+        return None
+    error = payload["error"]
+    status = error.get("code") if isinstance(error, dict) else None
+    return refusal(status if isinstance(status, int) else _SERVER_ERROR, content)
 
 
 def error_event(exc: BelvedereError) -> bytes:
