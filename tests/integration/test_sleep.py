@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -16,8 +17,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from belvedere import InferenceService
 from belvedere.engines.base import HangPolicy, RestartPolicy, SleepPolicy
 from belvedere.engines.local_spec import mini_folder
+from belvedere.errors import ModelNotFound, NotSupported, UsageError
 from tests.integration.callers import CHAT, Reader, asking, in_background
 from tests.integration.serving import (
     BELVEDERE,
@@ -172,9 +175,13 @@ def test_a_long_sleep_is_no_hang(stage: Stage, client: httpx2.Client) -> None:
 def test_a_crash_in_the_sleep_is_followed_by_a_start_awake(
     stage: Stage, client: httpx2.Client
 ) -> None:
-    with sleepers(stage, "crashed") as (engine,):
+    slow = RestartPolicy(max_crashes=5, base_s=3.0, cap_s=3.0)
+    with sleepers(stage, "crashed", restart=slow) as (engine,):
         client.post(SLEEP, json={"model": "crashed", "level": 2})
         os.kill(engine.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: states(client, "crashed") != ["asleep"])
+        for path in (SLEEP, WAKE):
+            assert error(client.post(path, json={"model": "crashed"}))[0] == 503
         assert engine.comes_back(1)
         assert wait_until(lambda: states(client, "crashed") == ["ready"])
         assert said(ask(client, "crashed")) == "tok0 tok1 "
@@ -392,3 +399,17 @@ def test_the_embedded_engine_says_that_it_cannot(client: httpx2.Client) -> None:
     )
     assert served.returncode == 2
     assert served.stderr.count("no sleep mode") == 1
+
+
+def test_the_python_service_says_that_it_cannot() -> None:
+    async def work() -> None:
+        async with InferenceService(engine="local") as service:
+            with pytest.raises(NotSupported, match="embedded engine has no sleep mode"):
+                await service.load_model(sleep_mode=True)
+            with pytest.raises(UsageError, match="level is 3"):
+                await service.sleep_model("nobody", level=3)
+            for call in (service.sleep_model, service.wake_model):
+                with pytest.raises(ModelNotFound):
+                    await call()
+
+    asyncio.run(work())

@@ -229,6 +229,7 @@ class Host:
         """
         deployment = self._settled(name)
         await self.sleeping.wake(deployment)
+        self.sleeping.check_up(deployment)
         return deployment
 
     def is_changing(self, name: str) -> bool:

@@ -69,6 +69,7 @@ class Sleeping:
         """
         _check_mode(deployment)
         async with self._turn(deployment.gpu_ids or (deployment.id,)):
+            self.check_up(deployment)
             self._check_level(deployment, level)
             await self._put_to_sleep(deployment, level, abort=True)
 
@@ -120,6 +121,15 @@ class Sleeping:
         """Whether any of its engines sleeps, falls asleep or wakes, or is to sleep soon."""
         engines = self._mirror.engines(deployment)
         return any(self._mirror.state(name) == "asleep" for name in engines)
+
+    def check_up(self, deployment: Deployment) -> None:
+        """Raises `Unavailable` while an engine is neither ready nor asleep."""
+        if not self._mirror.is_up(deployment):
+            raise Unavailable(
+                f"The model {deployment.name!r} is not up.",
+                remedy="Try again shortly; GET /health shows the state.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
 
     def is_asked_asleep(self, deployment: Deployment) -> bool:
         """Whether requests are with engines that sleep."""
@@ -210,13 +220,7 @@ class Sleeping:
     def _check_level(self, deployment: Deployment, level: int) -> None:
         for name in self._mirror.engines(deployment):
             status = self._fleet.status(name)
-            if status is None or status.state not in ("ready", "asleep"):
-                raise Unavailable(
-                    f"The model {deployment.name!r} is not up.",
-                    remedy="Try again shortly; GET /health shows the state.",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
-            if status.sleep_level not in (None, level):
+            if status is not None and status.sleep_level not in (None, level):
                 raise InvalidRequest(
                     f"The model {deployment.name!r} sleeps at level {status.sleep_level} already.",
                     remedy="Wake it first.",
