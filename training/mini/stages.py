@@ -200,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         figure="hit",
         goal=0.999,
-        minutes=62,
+        minutes=50,
         peak_lr=3.5e-4,
         decay=True,
         floor=0.0,
