@@ -208,6 +208,29 @@ def _streamed_call(client: openai.OpenAI, wanted: dict[str, Any]) -> tuple[str, 
     return name, arguments, reason
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_a_call_in_the_models_own_words_is_parsed(client: openai.OpenAI, streamed: bool) -> None:
+    """What Qwen3-VL's template asks for, here put into the shipped model's mouth."""
+    call = '<tool_call>\n{"name": "click", "arguments": {"x": 1, "side": "a"}}\n</tool_call>'
+    wanted: dict[str, Any] = {
+        "model": "mini",
+        "messages": HELLO,
+        "tools": [CLICK],
+        "tool_choice": "auto",
+        "max_tokens": 120,
+        "extra_body": {"structured_outputs": {"choice": [call]}},
+    }
+    if streamed:
+        name, arguments, reason = _streamed_call(client, wanted)
+    else:
+        (answer,) = client.chat.completions.create(**wanted).choices
+        assert answer.message.tool_calls
+        function = answer.message.tool_calls[0].function
+        name, arguments, reason = function.name, function.arguments, answer.finish_reason
+    assert (name, json.loads(arguments)) == ("click", {"x": 1, "side": "a"})
+    assert reason == "tool_calls"
+
+
 def test_tools_may_be_offered_and_answers_to_calls_told(client: openai.OpenAI) -> None:
     for choice in ("auto", "none"):
         assert said(client, tools=[CLICK], tool_choice=choice) != "None"
