@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from belvedere.engines.devices import Devices
+from belvedere.engines.local_spec import mini_folder
+from belvedere.engines.vllm_build import VllmPython
+from belvedere.engines.vllm_launch import plan_launch
+from belvedere.images.geometry import ProcessorGeometry
+from belvedere.plan.budget import limited_geometry
+from belvedere.plan.vision import largest_video_tokens
+from belvedere.settings import Settings
 from tests.integration.serving import RunningServer
 from tests.integration.test_videos import video
 
@@ -75,6 +86,30 @@ def test_a_video_goes_as_one(
     assert ids.count(VIDEO_TOKEN) == sum(frame["tokens"] for frame in frames)
     assert told(http, answer) == told_s
     assert [f"{frame['step_s']:.1f}" for frame in frames[::2]] == told_s
+
+
+def test_vllm_counts_the_largest_video_as_planned() -> None:
+    """In its own code, from the flags that it is started with."""
+    python = os.environ["BELVEDERE_VLLM_PYTHON"]
+    engine = VllmPython(Path(python), "0.32.0", "cpu")
+    launch = plan_launch(mini_folder(), Settings(engine="vllm"), engine, (Devices(),), (), {})
+    smaller = launch.changed({"max_clip_pixels": 300_000}, "a smaller clip")
+    argv = ["vllm", "serve", str(mini_folder()), *smaller.flags()]
+    done = subprocess.run(
+        [python, "tests/integration/vllm_probe.py"],
+        input=json.dumps({"shipped model": argv}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"},
+        check=True,
+    )
+    counted = json.loads(done.stdout.splitlines()[-1])["shipped model"]["encoder"]
+    geometry = ProcessorGeometry.from_folder(mini_folder())
+    limited = limited_geometry(geometry, smaller.plan.settings)
+    assert counted["largest"]["video"] == largest_video_tokens(limited, 16384) == 146
+    assert counted["budget"] == smaller.plan.settings.max_num_batched_tokens
 
 
 def test_the_frames_are_kept_as_the_model_saw_them(http: httpx2.Client) -> None:
