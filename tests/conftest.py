@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from belvedere.engines.cpu_instructions import instruction_limits
-from tests.integration.serving import RunningServer, running_server
+from tests.integration.serving import RunningServer, private_state, running_server
 
 # The time an example takes is the machine's, not the code's: a busy one must fail no test.
 settings.register_profile("belvedere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,6 +23,15 @@ os.environ.update(instruction_limits())
 # of Ctrl-C would send it to the deaf.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders() -> Iterator[None]:
+    """Servers inside the test process leave nothing in the user's folders either."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in private_state().items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

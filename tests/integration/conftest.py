@@ -7,17 +7,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.integration.serving import private_state, running_server
+from tests.integration.serving import running_server
 from tests.integration.stage import Stage
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_folders() -> Iterator[None]:
-    """Servers inside the test process leave nothing in the user's folders either."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in private_state().items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -44,11 +44,12 @@ def two(own_folders: None) -> Iterator[Two]:
     env = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "MAX_BATCH_SIZE": "8",
         "BELVEDERE_FIRST_TOKEN_TIMEOUT_S": "30",
         "BELVEDERE_INTER_TOKEN_TIMEOUT_S": "6",
     }
     arguments = ["--engine", "vllm", "--engine-python", os.environ["BELVEDERE_VLLM_PYTHON"]]
-    arguments += ["--dtype", "float32", "--max-model-len", "8192", "--max-batch-size", "8"]
+    arguments += ["--dtype", "float32", "--max-model-len", "8192"]
     arguments += ["--served-model-name", MODEL, "--replicas", "2", "--fleet", "vllms"]
     with (
         running_server(*arguments, env=env, start_timeout_s=START_S) as server,
@@ -78,7 +79,7 @@ def ready(engines: list[LiveEngine]) -> list[LiveEngine]:
 
 def ground(url: str, row: dict[str, Any]) -> bool:
     """Whether the click hits."""
-    with MAIUIClient(url) as client:
+    with MAIUIClient(url, model=MODEL) as client:
         action = client.ground(EXAMPLES / row["image"], row["instruction"]).action
     left, top, right, bottom = row["box"]
     return bool(left <= action.x < right and top <= action.y < bottom)
@@ -102,8 +103,15 @@ def grounding_all_the_time(url: str) -> Iterator[Callable[[], int]]:
 
     with ThreadPoolExecutor(4) as pool:
         agents = [pool.submit(work, start) for start in range(4)]
+
+        def answered() -> int:
+            for agent in agents:
+                if agent.done():
+                    agent.result()
+            return done[0]
+
         try:
-            yield lambda: done[0]
+            yield answered
         finally:
             over.set()
         for agent in agents:
