@@ -135,7 +135,7 @@ def served() -> Iterator[tuple[str, str, str]]:
             if not url:
                 log.seek(0)
                 raise SystemExit(f"The server did not start:\n{log.read()[-2000:]}")
-            yield url[0], *engine_of(server.pid)
+            yield url[0].removesuffix("/v1"), *engine_of(server.pid)
         finally:
             server.terminate()
             server.wait(60)
