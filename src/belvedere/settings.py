@@ -144,6 +144,9 @@ class Settings(BaseModel):
     ladder: bool = Field(
         True, description="Start vLLM again with less where it says that memory lacks."
     )
+    load_format: Literal["auto", "dummy"] = Field(
+        "auto", description="dummy: random weights of the model's shape, to try a plan (vLLM)."
+    )
     strict_actions: bool = Field(
         False,
         description="Groundings and steps of agents can only be answered by an action (vLLM).",

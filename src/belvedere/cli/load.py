@@ -26,6 +26,7 @@ __all__ = ["command"]
 @click.option(
     "--ladder/--no-ladder", default=None, help="Start vLLM again with less where it does not fit."
 )
+@click.option("--load-format", help="auto, or dummy: random weights, to try a plan (vLLM).")
 @click.option("--tool-call-parser", metavar="NAME", help="vLLM's, for tool calls; none.")
 @click.option("--reasoning-parser", metavar="NAME", help="vLLM's, for thoughts; none.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")

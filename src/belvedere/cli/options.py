@@ -63,6 +63,7 @@ def engine_options(command: F) -> F:
             default=None,
             help="Start vLLM again with less where it does not fit (on).",
         ),
+        click.option("--load-format", help="auto, or dummy: random weights, to try a plan (vLLM)."),
         click.option(
             "--tool-call-parser", metavar="NAME", help="vLLM's, for tool calls (by model); none."
         ),

@@ -75,14 +75,17 @@ def check_local(folder: Path, settings: Settings) -> None:
         ModelFolderError: a file of the model is missing or broken.
         SettingsError: a setting that this engine or this folder cannot meet.
     """
-    _check_quantization(inspect_folder(folder).config, settings.quantization)
+    has_weights = settings.load_format == "auto"
+    config = inspect_folder(folder, has_weights=has_weights).config
+    _check_quantization(config, settings.quantization)
     if settings.tensor_parallel_size != 1:
         raise SettingsError(
             f"The embedded engine cannot share a model among {settings.tensor_parallel_size} GPUs.",
             remedy="Leave out --tensor-parallel-size.",
         )
-    for setting in ("tool_call_parser", "reasoning_parser"):
-        if getattr(settings, setting) is not None:
+    defaults = {"load_format": "auto", "tool_call_parser": None, "reasoning_parser": None}
+    for setting, default in defaults.items():
+        if getattr(settings, setting) != default:
             flag = "--" + setting.replace("_", "-")
             raise SettingsError(
                 f"{flag} is for vLLM, and the model runs on the embedded engine.",

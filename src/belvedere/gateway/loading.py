@@ -32,6 +32,7 @@ class LoadRequest(Wire):
     tensor_parallel_size: int | None = None
     gpu_memory_utilization: float | None = None
     quantization: str | None = None
+    load_format: Literal["auto", "dummy"] | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     max_model_len: int | None = None

@@ -117,7 +117,7 @@ class VllmRecipe:
         engine: VllmPython,
         starts: Starts,
     ) -> None:
-        inspect_folder(folder)
+        inspect_folder(folder, has_weights=settings.load_format == "auto")
         self._folder, self._settings, self._groups = folder, settings, groups
         self._starts = starts
         self._launch = plan_launch(folder, settings, engine, groups, machine, os.environ)

@@ -41,8 +41,11 @@ class ModelFolder:
         return bool(self.config.get("auto_map"))
 
 
-def inspect_folder(path: Path) -> ModelFolder:
+def inspect_folder(path: Path, *, has_weights: bool = True) -> ModelFolder:
     """Check that config, tokenizer and every weight file are present and not cut off.
+
+    Args:
+        has_weights: whether weight files are looked at; without, the folder needs none.
 
     Raises:
         ModelFolderError: says which file is missing or broken.
@@ -56,7 +59,7 @@ def inspect_folder(path: Path) -> ModelFolder:
     config = _config(path)
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelFolderError(f"{str(path)!r} has no tokenizer.", remedy=_COPY_AGAIN)
-    for file in _weight_files(path):
+    for file in _weight_files(path) if has_weights else ():
         _check_safetensors(file)
     has_processor = any((path / name).is_file() for name in _PROCESSOR_FILES)
     return ModelFolder(path=path, config=config, has_processor=has_processor)
