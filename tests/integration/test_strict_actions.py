@@ -170,6 +170,18 @@ def test_models_that_cannot_are_told_apart(engine: FakeEngine, model: Model, wor
     assert words in refused.json()["error"]["message"]
 
 
+def test_long_prompts_that_nearly_are_one_take_no_time(strict: httpx2.Client) -> None:
+    """Recognising a prompt must not go back and forth in it: the server serves others meanwhile."""
+    system = navigation_system(MAI_UI, VIEW, tools=TOOLS, ask_user=True, apps=["Mail"])
+    half = len(system) // 2
+    text = system[:half] + system[half:-1] * 2_000
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": "Hi"}]
+    answer = strict.post(CHAT, json={"messages": messages})
+    assert answer.status_code == 200
+    assert "strict_actions" not in answer.json()["belvedere"]
+    assert answer.elapsed.total_seconds() < 10
+
+
 def test_pixels_end_with_the_image(engine: FakeEngine) -> None:
     messages = grounding_messages(
         QWEN, "Click OK", picture(308, 196), View.whole((308, 196), (308, 196))

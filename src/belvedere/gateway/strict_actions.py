@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 from belvedere.agent.protocols.data import Protocol
@@ -25,7 +25,7 @@ __all__ = ["apply_strict_actions"]
 
 Kind = Literal["grounding", "navigation"]
 _MOST_TOOLS = 128
-_TOOL_NAME = re.compile(r'"name":\s*"([^"\\]+)"')
+_TOOL_NAME = re.compile(r'"name":\s*"([^"\\]{1,128})"')
 _PLACEHOLDER = re.compile(r"@@([A-Z_]+)@@")
 
 
@@ -116,11 +116,11 @@ def _recognised(
     steps = protocol.navigation
     if steps is not None:
         for file in (steps.system, steps.system_with_tools):
-            match = _prompt(protocol.texts[file]).fullmatch(text.strip()) if file else None
-            if match is not None:
-                return "navigation", _tools(match.groupdict().get("TOOL_SECTION") or "")
+            filled = _filled(protocol.texts[file], text) if file else None
+            if filled is not None:
+                return "navigation", _tools(filled.get("TOOL_SECTION", ""))
     rules = protocol.grounding
-    if rules is not None and _prompt(protocol.texts[rules.system]).fullmatch(text.strip()):
+    if rules is not None and _filled(protocol.texts[rules.system], text) is not None:
         return "grounding", ()
     return None
 
@@ -129,18 +129,26 @@ def _tools(section: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_TOOL_NAME.findall(section)))[:_MOST_TOOLS]
 
 
-@cache
-def _prompt(text: str) -> re.Pattern[str]:
-    """A protocol's prompt, with anything in the place of what a caller fills in."""
+def _filled(prompt: str, text: str) -> dict[str, str] | None:
+    """What stands in `text` for the placeholders of `prompt`; ``None`` where it is another text.
+
+    Each piece between two placeholders is searched once, from where the last one ended: clients
+    send texts of any length, and a regular expression would go back and forth in them.
+    """
     text = text.strip()
-    parts, end, seen = [], 0, set[str]()
-    for found in _PLACEHOLDER.finditer(text):
-        name = found.group(1)
-        parts.append(re.escape(text[end : found.start()]))
-        parts.append(r"[\s\S]*?" if name in seen else rf"(?P<{name}>[\s\S]*?)")
-        seen.add(name)
-        end = found.end()
-    return re.compile("".join([*parts, re.escape(text[end:])]))
+    first, *rest = _PLACEHOLDER.split(prompt.strip())
+    if not text.startswith(first):
+        return None
+    found: dict[str, str] = {}
+    place = len(first)
+    for index in range(0, len(rest), 2):
+        name, piece, is_last = rest[index], rest[index + 1], index + 2 == len(rest)
+        end = len(text) - len(piece) if is_last else text.find(piece, place)
+        if end < place or (is_last and not text.endswith(piece)):
+            return None
+        found.setdefault(name, text[place:end])
+        place = end + len(piece)
+    return found if place == len(text) else None
 
 
 def _text(message: Message) -> str | None:
