@@ -34,11 +34,11 @@ _LIMITS = frozenset({None, "max_tokens", "max_completion_tokens", "max_output_to
 _NOT_FIELDS = frozenset({"audio", "image", "input_tokens", "video"})
 """What vLLM calls parameters, and are none: the prompt is meant."""
 
-_SUFFIX = re.compile(r"\s*\(parameter=(\w+)(?:, value=.*)?\)$", re.DOTALL)
+_SUFFIX = re.compile(r"\(parameter=(\w+)(?:, value=|\)$)")
 _FIRST_WORD = re.compile(r"\W?(\w+)")
 _DUMPED = re.compile(r"\d+ validation errors?:\s+\{.*?'loc': '([^']*)'", re.DOTALL)
 _DUMPED_MESSAGE = re.compile(r"'msg': ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
-_INNER_STATE = re.compile(r":? \{'json': .*\}$", re.DOTALL)
+_INNER_STATE = re.compile(r":? \{'json': ")
 _GRAMMAR = re.compile(
     r"(Grammar error|Invalid grammar|Invalid regex|Choice ')|structured outputs constraint"
     r"|constraints for structured outputs|Failed to convert"
@@ -94,13 +94,14 @@ def _refused_input(said: _Said) -> InvalidRequest:
 
 def _told_plainly(said: _Said, sent: Collection[str]) -> _Said:
     """vLLM's words without what it prints of its own objects, and the field they are about."""
-    message, param = said.message, said.param
-    if found := _SUFFIX.search(message):
-        message, param = message[: found.start()], param or found[1]
+    message, param = said.message.rstrip(), said.param
+    if message.endswith(")") and (found := _SUFFIX.search(message)):
+        message, param = message[: found.start()].rstrip(), param or found[1]
     if found := _DUMPED.match(message):
         told = _DUMPED_MESSAGE.search(message, found.start())
         message = f"{found[1].removeprefix('body.')}: {_unquoted(told[1]) if told else 'not valid'}"
-    message = _INNER_STATE.sub(".", message)
+    if message.endswith("}") and (found := _INNER_STATE.search(message)):
+        message = message[: found.start()] + "."
     param = (param or _field_of(message, sent) or "").removeprefix("body.") or None
     if param in _NOT_FIELDS:
         param = next((name for name in _PROMPTS if name in sent), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -195,3 +196,24 @@ def test_vllm_is_quoted_without_its_own_objects(
     assert (refused.status, refused.type, refused.param) == (400, "invalid_request_error", param)
     expected_code = "context_length_exceeded" if "context length" in message else None
     assert refused.code == expected_code
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    [
+        " ",
+        " (parameter=n, value=",
+        " {'json': ",
+        "'msg': ",
+        "'msg': '\\",
+        "2 validation errors: {'loc': '",
+        "longer than the ",
+    ],
+)
+def test_a_long_refusal_is_told_at_once(echoed: str) -> None:
+    """An engine may quote what a client sent."""
+    message = "2 validation errors: {" + echoed * (900_000 // len(echoed)) + "!"
+    body = json.dumps({"error": {"message": message}}).encode()
+    started_s = time.process_time()
+    assert len(refusal(400, body, {"messages"}).message) <= 1000
+    assert time.process_time() - started_s < 1.0
