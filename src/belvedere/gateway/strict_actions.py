@@ -25,7 +25,7 @@ __all__ = ["apply_strict_actions"]
 
 Kind = Literal["grounding", "navigation"]
 _MOST_TOOLS = 128
-_TOOL_NAME = re.compile(r'"name":\s*"([^"\\]{1,128})"')
+_TOOL_NAME = re.compile(r'"name":\s*"([^"\\\x00-\x1f]{1,128})"')
 _PLACEHOLDER = re.compile(r"@@([A-Z_]+)@@")
 
 
