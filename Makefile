@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 RUFF_PATHS := src tests examples scripts training benchmarks
@@ -22,7 +23,7 @@ serve: $(VENV)/.run
 	$(BIN)/belvedere serve
 
 test: $(VENV)/.dev system-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 soak: $(VENV)/.dev
 	SOAK_EXAMPLES=$${SOAK_EXAMPLES:-20000} PUBLISHED_EXAMPLES=$${PUBLISHED_EXAMPLES:-500} \

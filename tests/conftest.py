@@ -25,6 +25,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file stays whole, and one of them begins with all of the real vLLM.
+
+    Its starts take minutes, and its modules share a server.
+    """
+    for item in items:
+        group = "vllm" if _is_on_vllm(item) else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_is_on_vllm, reverse=True)
+
+
+def _is_on_vllm(item: pytest.Item) -> bool:
+    return item.path.parent.name == "vllm"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_folders() -> Iterator[None]:
     """Servers inside the test process leave nothing in the user's folders either."""

@@ -87,8 +87,8 @@ def ground(url: str, row: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def grounding_all_the_time(url: str) -> Iterator[Callable[[], int]]:
-    """Four agents that ask about images without a pause; every answer must be right.
+def grounding_all_the_time(url: str, *, agents: int = 4) -> Iterator[Callable[[], int]]:
+    """Agents that ask about images without a pause; every answer must be right.
 
     Yields how many were answered so far.
     """
@@ -102,11 +102,11 @@ def grounding_all_the_time(url: str) -> Iterator[Callable[[], int]]:
             done[0] += 1
             number += 1
 
-    with ThreadPoolExecutor(4) as pool:
-        agents = [pool.submit(work, start) for start in range(4)]
+    with ThreadPoolExecutor(agents) as pool:
+        running = [pool.submit(work, start) for start in range(agents)]
 
         def answered() -> int:
-            for agent in agents:
+            for agent in running:
                 if agent.done():
                     agent.result()
             return done[0]
@@ -115,7 +115,7 @@ def grounding_all_the_time(url: str) -> Iterator[Callable[[], int]]:
             yield answered
         finally:
             over.set()
-        for agent in agents:
+        for agent in running:
             agent.result(120)
 
 
@@ -205,7 +205,7 @@ def test_a_second_model_comes_and_goes_while_the_first_serves(
         "max_model_len": 4096,
     }
     wanted["load_format"] = "dummy"
-    with client_of(two) as api, grounding_all_the_time(server.url) as answered:
+    with client_of(two) as api, grounding_all_the_time(server.url, agents=1) as answered:
         before = answered()
         loaded = api.post("/api/v1/inference/load", json=wanted, timeout=START_S)
         assert loaded.status_code == 200, loaded.text
