@@ -262,6 +262,11 @@ FETCHES: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"content": [{"video_url": {"url": METADATA}}]}]}, "messages.0.content.0"),
     ({"messages": [{"content": [{"audio_url": METADATA}]}]}, "messages.0.content.0.audio_url"),
     ({"messages": [{"content": [{"type": "video", "video": METADATA}]}]}, "messages.0.content.0"),
+    ({"input": [{"type": "input_image", "image_url": None, "uuid": "a"}]}, "input.0.uuid"),
+    (
+        {"messages": [{"content": [{"image_embeds": None, "uuid": "a"}]}]},
+        "messages.0.content.0.uuid",
+    ),
     ({"prompt": "x", "chat_template": "{{ 1 }}"}, "chat_template"),
     ({"prompt": "x", "prompt_embeds": "AA=="}, "prompt_embeds"),
     ({"prompt": "x", "mm_processor_kwargs": {}}, "mm_processor_kwargs"),

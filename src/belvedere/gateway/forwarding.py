@@ -48,6 +48,7 @@ _REFUSED_KEYS = frozenset(
     {"audio_url", "connector_id", "file_url", "image_embeds", "server_url", "video_url"}
 )
 """These would make an engine fetch something, unpickle something or run a template."""
+_MEDIA = ("image", "input_image", "audio", "input_audio", "video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,12 @@ def _pictures(body: dict[str, Any]) -> Iterator[_Picture]:
 
 
 def _is_refused(holder: dict[str, Any], key: str, value: Any) -> bool:
-    """A key of a tool's schema may be called the same: there its value has no ``url``."""
+    """A key of a tool's schema may be called the same: there its value has no ``url``.
+
+    With a ``uuid`` a part names what vLLM has cached, or caches under that name, for every tenant.
+    """
+    if key == "uuid" and isinstance(value, str):
+        return any(name.startswith(_MEDIA) for name in (*holder, str(holder.get("type"))))
     if key in ("video", "audio") and holder.get("type") == key:
         return True
     reference = isinstance(value, str | list) or (isinstance(value, dict) and "url" in value)
