@@ -23,6 +23,7 @@ from belvedere.router.replica import Model
 from belvedere.testing import FakeEngine
 from tests.integration.scripted import gateway_for
 
+ON_VLLM = Model("MAI-UI-2B", 0, protocol="mai-ui", takes_cache_salt=True)
 CHAT = "/v1/chat/completions"
 VIEW = View.whole((640, 400), (640, 400))
 MAI_UI = load_protocol("mai-ui")
@@ -39,9 +40,8 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def strict(engine: FakeEngine) -> Iterator[httpx2.Client]:
-    """A server with --strict-actions before an engine of unknown abilities."""
-    model = Model("MAI-UI-2B", 0, protocol="mai-ui")
-    with gateway_for(engine, model=model, strict_actions=True) as client:
+    """A server with --strict-actions before vLLM."""
+    with gateway_for(engine, model=ON_VLLM, strict_actions=True) as client:
         yield client
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_constrained_is_refused(loose: httpx2.Client) -> None:
     ("model", "words"),
     [
         (Model("mini", 0, protocol="mai-ui", features=LOCAL_FEATURES), "--engine vllm"),
-        (Model("llama", 0), "No action protocol"),
+        (Model("llama", 0, takes_cache_salt=True), "No action protocol"),
     ],
     ids=["embedded", "unknown family"],
 )
@@ -182,12 +182,27 @@ def test_long_prompts_that_nearly_are_one_take_no_time(strict: httpx2.Client) ->
     assert answer.elapsed.total_seconds() < 10
 
 
+def test_an_unknown_server_is_only_told_what_a_request_asks_for(engine: FakeEngine) -> None:
+    model = Model("MAI-UI-2B", 0, protocol="mai-ui")
+    with gateway_for(engine, model=model, strict_actions=True) as client:
+        assert constraint(client, engine, grounding()) is None
+        assert constraint(client, engine, grounding(strict_actions=True)) is not None
+
+
+def test_routes_that_do_not_act_on_it_refuse_it(strict: httpx2.Client) -> None:
+    refused = strict.post("/v1/responses", json={"input": "OK", "strict_actions": True})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "strict_actions"
+
+
 def test_pixels_end_with_the_image(engine: FakeEngine) -> None:
     messages = grounding_messages(
         QWEN, "Click OK", picture(308, 196), View.whole((308, 196), (308, 196))
     )
     geometry = ImageGeometry(14, 2, 3136, 12845056)
-    model = Model("Qwen2.5-VL-3B", 0, geometry=geometry, protocol="qwen2.5-vl")
+    model = Model(
+        "Qwen2.5-VL-3B", 0, geometry=geometry, protocol="qwen2.5-vl", takes_cache_salt=True
+    )
     frame = (
         '<tool_call>\n{{"name":"computer_use","arguments":'
         '{{"action":"left_click","coordinate":[{x},{y}]}}}}\n</tool_call>'

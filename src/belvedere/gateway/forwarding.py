@@ -230,6 +230,12 @@ def _pictures(body: dict[str, Any]) -> Iterator[_Picture]:
     Raises:
         InvalidRequest: something else would be fetched, unpickled or run.
     """
+    if "strict_actions" in body:
+        raise InvalidRequest(
+            "'strict_actions' is not supported here.",
+            remedy="Ask for it on /v1/chat/completions.",
+            param="strict_actions",
+        )
     for name in _REFUSED_PARAMETERS & body.keys():
         raise _unwelcome(name)
     waiting: list[tuple[str, Any]] = [("", body)]

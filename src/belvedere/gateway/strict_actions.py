@@ -41,13 +41,15 @@ def apply_strict_actions(
 
     Args:
         default: what holds for requests that say nothing, and only for those that the protocol's
-            prompt begins and that constrain nothing themselves.
+            prompt begins and that constrain nothing themselves, of models on vLLM: an unknown
+            server might refuse the constraint, or ignore it.
 
     Raises:
         InvalidRequest: it is asked for and cannot be: the engine has no structured outputs, no
             protocol is known for the model, none of its prompts begins the conversation, or the
             answer is constrained otherwise.
     """
+    default = default and model.takes_cache_salt
     wanted = default if request.strict_actions is None else request.strict_actions
     if wanted is False:
         return None
