@@ -21,7 +21,7 @@ def applied(protocol: str, system: str) -> tuple[str | None, dict[str, Any]]:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "Go on."}]
     request = parse_chat({"messages": messages})
     body: dict[str, Any] = {}
-    model = Model("some", 0, protocol=protocol)
+    model = Model("some", 0, protocol=protocol, takes_cache_salt=True)
     return apply_strict_actions(body, model, request, (), default=True), body
 
 
