@@ -72,11 +72,14 @@ def test_sampling_follows_the_seed_and_the_filters(client: openai.OpenAI) -> Non
 
 
 def test_penalties_change_what_repeats(client: openai.OpenAI) -> None:
-    on = {"ignore_eos": True}
-    plain = said(client, temperature=0, extra_body=on)
-    assert said(client, temperature=0, presence_penalty=2.0, extra_body=on) != plain
-    assert said(client, temperature=0, frequency_penalty=2.0, extra_body=on) != plain
-    assert said(client, temperature=0, extra_body={**on, "repetition_penalty": 5.0}) != plain
+    """Among letters, none of which the model is sure of."""
+    letters = {"structured_outputs": {"regex": "[a-z]{20}"}}
+    plain = said(client, temperature=0, extra_body=letters)
+    assert len(set(plain)) < len(plain)
+    assert said(client, temperature=0, presence_penalty=2.0, extra_body=letters) != plain
+    assert said(client, temperature=0, frequency_penalty=2.0, extra_body=letters) != plain
+    strong = {**letters, "repetition_penalty": 5.0}
+    assert said(client, temperature=0, extra_body=strong) != plain
 
 
 def test_answers_end_where_they_are_told_to(client: openai.OpenAI) -> None:
