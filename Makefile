@@ -23,7 +23,7 @@ serve: $(VENV)/.run
 	$(BIN)/belvedere serve
 
 test: $(VENV)/.dev system-packages
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 soak: $(VENV)/.dev
 	SOAK_EXAMPLES=$${SOAK_EXAMPLES:-20000} PUBLISHED_EXAMPLES=$${PUBLISHED_EXAMPLES:-500} \

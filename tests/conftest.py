@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,15 +26,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays whole, and one of them begins with all of the real vLLM.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers a file stays on one, and so do all that share the real vLLM."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    Its starts take minutes, and its modules share a server.
-    """
-    for item in items:
-        group = "vllm" if _is_on_vllm(item) else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/vllm" if file.startswith("tests/vllm/") else file
+
+    return WholeFiles(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The real vLLM's tests come first: its starts take minutes."""
     items.sort(key=_is_on_vllm, reverse=True)
 
 
