@@ -50,7 +50,7 @@ EXAMPLES = (
     Example("mail", "Click Settings", "Settings"),
     Example("editor", "Open the History tab", "History"),
     Example("monitor", "Click Download logs", "Download logs", (800, 600)),
-    Example("phone", "Open the Orders tab", "Orders", (360, 640), 2),
+    Example("phone", "Tap the Checkout button", "Checkout", (360, 640), 2),
     Example("tk", "Press Reverse order", "Reverse order"),
 )
 
