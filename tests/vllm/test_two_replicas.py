@@ -86,8 +86,10 @@ def ground(url: str, row: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def grounding_all_the_time(url: str, *, agents: int = 4) -> Iterator[Callable[[], int]]:
-    """Agents that ask about images without a pause; every answer must be right.
+def grounding_all_the_time(
+    url: str, *, agents: int = 4, pause_s: float = 0.0
+) -> Iterator[Callable[[], int]]:
+    """Agents that ask about images again and again; every answer must be right.
 
     Yields how many were answered so far.
     """
@@ -100,6 +102,7 @@ def grounding_all_the_time(url: str, *, agents: int = 4) -> Iterator[Callable[[]
             assert ground(url, row), row["image"]
             done[0] += 1
             number += 1
+            over.wait(pause_s)
 
     with ThreadPoolExecutor(agents) as pool:
         running = [pool.submit(work, start) for start in range(agents)]
@@ -188,7 +191,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def test_a_second_model_comes_and_goes_while_the_first_serves(
-    two: Two, tmp_path_factory: pytest.TempPathFactory
+    two: Two, api: httpx2.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """It is unloaded while it answers: that answer is finished, later requests are refused."""
     server, _ = two
@@ -200,9 +203,9 @@ def test_a_second_model_comes_and_goes_while_the_first_serves(
         "engine": "vllm",
         "max_model_len": 4096,
     }
-    with client_of(two) as api, grounding_all_the_time(server.url, agents=1) as answered:
+    with grounding_all_the_time(server.url, agents=1, pause_s=2.0) as answered:
         before = answered()
-        loaded = api.post("/api/v1/inference/load", json=wanted, timeout=START_S)
+        loaded = api.post("/api/v1/inference/load", json=wanted, timeout=2 * START_S)
         assert loaded.status_code == 200, loaded.text
         assert answered() > before
         assert {one["id"] for one in api.get("/v1/models").json()["data"]} == {MODEL, "second"}
