@@ -8,16 +8,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+from Xlib.display import Display
 
 from belvedere import MAIUIClient
 from belvedere.agent.actions import Action, Click, Drag, Key, LongPress, Move, Open, Point, Type
 from belvedere.agent.deciders import InstructionList
 from belvedere.agent.environments import Screenshot
 from belvedere.agent.environments.desktop import DesktopEnvironment
+from belvedere.agent.environments.x11 import authority
 from belvedere.agent.policy import Policy
 from belvedere.agent.runner import Decision, Runner
 from belvedere.agent.stopping import Stop, StopSwitch
@@ -64,6 +68,7 @@ class Window:
     """What the window wrote down."""
 
     log: Path
+    process: psutil.Process
 
     @property
     def events(self) -> list[str]:
@@ -75,7 +80,8 @@ class Window:
 
     @property
     def texts(self) -> list[str]:
-        return Path(f"{self.log}.text").read_text(encoding="utf-8").split("\0")
+        path = Path(f"{self.log}.text")
+        return path.read_text(encoding="utf-8").split("\0") if path.exists() else ["", ""]
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def window(display: str, tmp_path: Path) -> Iterator[Window]:
     log = tmp_path / "log"
     process = subprocess.Popen([sys.executable, str(WINDOW), str(log)])
     try:
-        window = Window(log)
+        window = Window(log, psutil.Process(process.pid))
         assert wait_until(lambda: "ready" in window.events, MUCH_S)
         subprocess.run(["xdotool", "mousemove", "600", "200"], check=True, timeout=20)
         yield window
@@ -126,6 +132,46 @@ def test_what_is_typed_is_literal(desktop: DesktopEnvironment, window: Window) -
     desktop.perform(Click(100, 200))
     desktop.perform(Type("--file\none\ttwo"))
     assert wait_until(lambda: window.texts[1] == "--file\none\ttwo"), window.texts
+
+
+def test_a_program_that_is_slow_gets_every_character(
+    desktop: DesktopEnvironment, window: Window
+) -> None:
+    """It reads the keys long after they were pressed."""
+    desktop.perform(Click(100, 40))
+    window.process.suspend()
+    desktop.perform(Type(HOSTILE))
+    window.process.resume()
+    assert wait_until(lambda: window.texts[0] == HOSTILE), window.texts
+
+
+def test_more_characters_than_there_are_keys(desktop: DesktopEnvironment, window: Window) -> None:
+    desktop.perform(Click(100, 200))
+    text = "".join(chr(0x4E00 + index) for index in range(200))
+    desktop.perform(Type(text))
+    assert wait_until(lambda: window.texts[1] == text), window.texts
+
+
+def test_caps_lock_changes_nothing(desktop: DesktopEnvironment, window: Window) -> None:
+    desktop.perform(Click(100, 40))
+    desktop.perform(Key(("capslock",)))
+    try:
+        desktop.perform(Type("Ab é Ж"))
+        assert wait_until(lambda: window.texts[0] == "Ab é Ж"), window.texts
+    finally:
+        desktop.perform(Key(("capslock",)))
+
+
+def test_the_keyboard_is_left_as_it_was(window: Window, switch: StopSwitch) -> None:
+    def keys() -> list[list[int]]:
+        with authority(), closing(Display()) as display:
+            return [list(row) for row in display.get_keyboard_mapping(8, 248)]
+
+    before = keys()
+    with DesktopEnvironment(switch=switch) as desktop:
+        desktop.perform(Type("日本語"))
+        assert keys() != before
+    assert keys() == before
 
 
 def test_keys_and_drags(desktop: DesktopEnvironment, window: Window) -> None:

@@ -54,7 +54,8 @@ def main() -> None:
 
     def keep() -> None:
         held = f"{field.get()}\0{text.get('1.0', 'end-1c')}"
-        Path(f"{log}.text").write_text(held, encoding="utf-8")
+        Path(f"{log}.new").write_text(held, encoding="utf-8")
+        Path(f"{log}.new").replace(f"{log}.text")
         window.after(50, keep)
 
     window.after(200, lambda: note("ready"))

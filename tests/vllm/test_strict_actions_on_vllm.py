@@ -32,6 +32,7 @@ ROWS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
 MAI_UI = load_protocol("mai-ui")
 CODEC = MAI_UI.coordinates.codec
 TRIES = 12
+FINISHED, ROUNDS = 4, 15
 TOOLS = [{"name": "search_web", "description": "Finds pages", "parameters": {"type": "object"}}]
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -66,7 +67,7 @@ def step(screen: Screenshot) -> dict[str, Any]:
     return {"messages": messages, "max_tokens": 600}
 
 
-def at_random(http: httpx2.Client, body: dict[str, Any], **more: Any) -> list[str]:
+def at_random(http: httpx2.Client, body: dict[str, Any], tries: int, **more: Any) -> list[str]:
     """Answers of a model whose next token is nearly any, but for those that reached their limit."""
 
     def ask(_: int) -> str | None:
@@ -76,8 +77,18 @@ def at_random(http: httpx2.Client, body: dict[str, Any], **more: Any) -> list[st
         (choice,) = answer.json()["choices"]
         return choice["message"]["content"] if choice["finish_reason"] == "stop" else None
 
-    with ThreadPoolExecutor(4) as pool:
-        return [text for text in pool.map(ask, range(TRIES)) if text is not None]
+    with ThreadPoolExecutor(FINISHED) as pool:
+        return [text for text in pool.map(ask, range(tries)) if text is not None]
+
+
+def strict_at_random(http: httpx2.Client, body: dict[str, Any]) -> list[str]:
+    """At least `FINISHED` answers: most are cut in their thoughts, or in what they type."""
+    texts: list[str] = []
+    for _ in range(ROUNDS):
+        texts += at_random(http, body, FINISHED, strict_actions=True)
+        if len(texts) >= FINISHED:
+            return texts
+    raise AssertionError(f"only {len(texts)} answers of {FINISHED * ROUNDS} came to an end")
 
 
 def click(text: str, screen: Screenshot) -> Action:
@@ -105,18 +116,16 @@ def test_random_groundings_are_clicks(http: httpx2.Client, login: Screenshot) ->
     begins = {"prompt": '<answer>\n{"coordinate":[', "add_special_tokens": False}
     (token,) = http.post("/tokenize", json=begins).json()["tokens"]
     body = {**grounding(login), "logit_bias": {str(token): -100}}
-    assert usable(click, at_random(http, body), login) == 0
-    texts = at_random(http, body, strict_actions=True)
-    assert len(texts) >= TRIES / 3, "most are cut in their thoughts"
+    assert usable(click, at_random(http, body, TRIES), login) == 0
+    texts = strict_at_random(http, body)
     assert usable(click, texts, login) == len(texts)
 
 
 def test_steps_of_a_model_that_never_learned_them_are_actions(
     http: httpx2.Client, login: Screenshot
 ) -> None:
-    assert usable(action, at_random(http, step(login)), login) == 0
-    texts = at_random(http, step(login), strict_actions=True)
-    assert len(texts) >= TRIES / 3, "most are cut in what they type"
+    assert usable(action, at_random(http, step(login), TRIES), login) == 0
+    texts = strict_at_random(http, step(login))
     assert usable(action, texts, login) == len(texts)
 
 

@@ -71,7 +71,9 @@ class Supply:
     `canvases` are (width, height, screens). `phrases` is the share of screens where only interface
     phrases are asked for. `rendered` is the share of batches that is cut from
     cached Chromium pages in the folder `pages`. `described` is the share of questions by kind,
-    colour or place instead of text, where the screen has an element that can be described so.
+    colour or place instead of text, where the screen has an element that can be described so. In
+    half of the batches every value of every pixel is off by up to `grain` levels, as the values of
+    two programs that scale the same picture are.
     """
 
     canvases: tuple[tuple[int, int, int], ...]
@@ -81,6 +83,7 @@ class Supply:
     rendered: float = 0.0
     pages: str = ""
     described: float = 0.0
+    grain: int = 0
 
 
 def prefix_ids(instruction: str, with_system: bool) -> list[int]:
@@ -122,8 +125,18 @@ def collate(screens: list[Screen], supply: Supply, rng: random.Random) -> Batch:
         asked += [(index, query(rng, label, width, height)) for label in chosen]
         if supply.described > 0:
             _describe(rng, screen, index, asked, len(chosen), supply.described)
-    pixels = torch.from_numpy(np.stack([screen.pixels for screen in screens]))
-    return assemble(pixels, [screen_targets(screen) for screen in screens], asked, rng)
+    pixels = np.stack([screen.pixels for screen in screens])
+    if supply.grain and rng.random() < 0.5:
+        pixels = grained(pixels, supply.grain, rng)
+    targets = [screen_targets(screen) for screen in screens]
+    return assemble(torch.from_numpy(pixels), targets, asked, rng)
+
+
+def grained(pixels: np.ndarray, most: int, rng: random.Random) -> np.ndarray:
+    """`pixels` (uint8) with up to `most` levels added to or taken from each value."""
+    noise = np.random.default_rng(rng.getrandbits(64))
+    shift = noise.integers(-most, most, pixels.shape, np.int8, endpoint=True)
+    return np.clip(pixels + shift.astype(np.int16), 0, 255).astype(np.uint8)
 
 
 def _describe(

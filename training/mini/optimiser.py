@@ -13,21 +13,24 @@ import torch
 from torch import Tensor, nn
 
 
-def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
-    """An approximation of U V^T for matrix = U S V^T."""
+def orthogonalised(matrices: Tensor, steps: int = 4) -> Tensor:
+    """An approximation of U V^T for each matrix = U S V^T of (N, rows, columns)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT.contiguous() if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, scaled so that one rate suits every shape."""
+    """Nesterov momentum, orthogonalised, scaled so that one rate suits every shape.
+
+    Matrices of one shape are orthogonalised together.
+    """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
@@ -39,18 +42,24 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update each matrix that has a gradient."""
         for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                directions = orthogonalised(
+                    torch.stack([self._wanted(one, group["momentum"]) for one in parameters])
+                )
+                scale = 0.2 * max(shape) ** 0.5
+                for parameter, direction in zip(parameters, directions, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * scale)
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
+    def _wanted(self, parameter: Tensor, momentum: float) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
         velocity = state.setdefault("velocity", torch.zeros_like(parameter))
-        velocity.lerp_(gradient, 1 - group["momentum"])
-        direction = orthogonalised(gradient.lerp(velocity, group["momentum"]))
-        scale = 0.2 * max(parameter.shape) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction.to(parameter.dtype), alpha=-group["lr"] * scale)
+        velocity.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(velocity, momentum)
 
 
 class Optimisers:

@@ -81,6 +81,17 @@ EVERYTHING = replace(
     described=0.3,
 )
 
+LAST = replace(
+    EVERYTHING,
+    canvases=(
+        *((256, 128, 16), (416, 256, 6), (416, 256, 6), (512, 384, 4)),
+        *((640, 384, 3), (640, 384, 3), (640, 384, 3), (640, 384, 3), (640, 416, 3)),
+        *((800, 608, 2), (800, 608, 2), (864, 544, 2), (512, 928, 2)),
+    ),
+    rendered=0.5,
+    grain=2,
+)
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="read-one",
@@ -207,5 +218,21 @@ STAGES: tuple[Stage, ...] = (
         gathered=2,
         offsets=True,
         seed=2,
+    ),
+    Stage(
+        name="last",
+        supply=LAST,
+        weights=Weights(
+            reading=1.0, place=0.3, where=0.3, pointing=0.5, answer=1.0, attention=0.7, look=0.3
+        ),
+        figure="hit",
+        goal=0.999,
+        minutes=88,
+        peak_lr=3.5e-4,
+        decay=True,
+        floor=0.0,
+        gathered=2,
+        offsets=True,
+        seed=3,
     ),
 )

@@ -1,4 +1,4 @@
-"""The desktop of this machine under X11: pyautogui moves and presses, xdotool types, mss looks.
+"""The desktop of this machine under X11: pyautogui moves and presses, `Typist` types, mss looks.
 
 pyautogui connects to the display when it is imported, so all of that happens when an environment is
 made and not before. Its own fail-safe is off: a watcher of ours sees the corners and the Esc key
@@ -8,8 +8,6 @@ also while the model thinks.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from contextlib import (
     ExitStack,
     closing,
@@ -35,6 +33,7 @@ from belvedere.agent.actions import (
 from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Held, Scene, Screenshot
+from belvedere.agent.environments.desktop_typing import Typist
 from belvedere.agent.environments.desktop_watch import Watcher
 from belvedere.agent.environments.x11 import (
     app_of,
@@ -53,9 +52,6 @@ __all__ = ["DesktopEnvironment"]
 _DRAG_STEPS = 10
 _STEP_S = 0.02
 _SETTLE_S = 0.1
-_TYPE_CHUNK = 40
-_TYPE_DELAY_MS = 8
-_TYPE_TIMEOUT_S = 30.0
 
 
 class DesktopEnvironment(Closing):
@@ -69,7 +65,7 @@ class DesktopEnvironment(Closing):
 
     Raises:
         MissingExtra: pyautogui or mss is not installed.
-        EnvironmentFailed: there is no such display or monitor, or xdotool is missing.
+        EnvironmentFailed: there is no such display or monitor.
     """
 
     def __init__(self, *, switch: StopSwitch, monitor: int = 1) -> None:
@@ -79,9 +75,6 @@ class DesktopEnvironment(Closing):
             raise EnvironmentFailed(
                 "There is no display.", remedy="Set DISPLAY; under Wayland start an X11 session."
             )
-        self._xdotool = shutil.which("xdotool")
-        if self._xdotool is None:
-            raise EnvironmentFailed("Typing needs xdotool.", remedy="apt-get install xdotool")
         self._gui, display, camera = libraries()
         with ExitStack() as opened:
             try:
@@ -97,6 +90,7 @@ class DesktopEnvironment(Closing):
                     remedy=f"Choose one up to {len(self._camera.monitors) - 1}.",
                 )
             self._monitor = self._camera.monitors[monitor]
+            self._typist = Typist(self._display, switch.sleep)
             self._watcher = Watcher(watched, switch)
             self._watcher.start()
             self._opened = opened.pop_all()
@@ -105,6 +99,8 @@ class DesktopEnvironment(Closing):
         """Stops watching; the desktop stays as it is."""
         self.release()
         self._watcher.stop()
+        with suppress(EnvironmentFailed), display_errors():
+            self._typist.close()
         self._opened.close()
 
     def screenshot(self) -> Screenshot:
@@ -152,7 +148,7 @@ class DesktopEnvironment(Closing):
             case Move():
                 self._go(Point(action.x, action.y))
             case Type():
-                self._type(action.text)
+                self._typist.type(action.text)
             case Key():
                 self._keys(action.keys)
             case Scroll():
@@ -227,50 +223,6 @@ class DesktopEnvironment(Closing):
             )
         for key in reversed(keys):
             self._held.lift(f"key {key}")
-
-    def _type(self, text: str) -> None:
-        """Every character as itself, in any script: xdotool reads them from its input.
-
-        A newline is Enter and a tab is Tab; nothing else is a key, an escape or a command.
-        """
-        for start in range(0, len(text), _TYPE_CHUNK):
-            self._type_chunk(text[start : start + _TYPE_CHUNK])
-
-    def _type_chunk(self, text: str) -> None:
-        assert self._xdotool is not None
-        argv = [self._xdotool, "type", "--delay", str(_TYPE_DELAY_MS), "--file", "-"]
-        before = bytes(self._display.query_keymap())
-        child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            assert child.stdin is not None
-            with child.stdin as stream:
-                stream.write(text.encode())
-            waited_s = 0.0
-            while child.poll() is None and waited_s < _TYPE_TIMEOUT_S:
-                self._switch.sleep(_STEP_S)
-                waited_s += _STEP_S
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-                self._lift_new_keys(before)
-        if child.returncode:
-            raise EnvironmentFailed("xdotool could not type on this display.")
-
-    def _lift_new_keys(self, before: bytes) -> None:
-        """Releases what a writer that was killed left down."""
-        from Xlib import X
-        from Xlib.ext.xtest import fake_input
-
-        for index, (old, new) in enumerate(
-            zip(before, bytes(self._display.query_keymap()), strict=True)
-        ):
-            for bit in range(8):
-                if new & ~old & (1 << bit):
-                    fake_input(self._display, X.KeyRelease, index * 8 + bit)
-        self._display.sync()
 
 
 def _clicks(pixels: float) -> int:
