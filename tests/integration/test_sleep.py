@@ -257,7 +257,7 @@ def test_models_on_other_gpus_are_left_alone(stage: Stage, client: httpx2.Client
 def test_a_model_that_is_started_again_gets_the_gpu(stage: Stage, client: httpx2.Client) -> None:
     slow = RestartPolicy(max_crashes=5, base_s=4.0, cap_s=4.0)
     with (
-        sleepers(stage, "fallen", restart=slow, **on_gpu(0)) as (fallen,),
+        sleepers(stage, "fallen", "--start-delay-s", "3", restart=slow, **on_gpu(0)) as (fallen,),
         sleepers(stage, "other", **on_gpu(0)) as (other,),
     ):
         client.post(SLEEP, json={"model": "fallen"})
@@ -268,6 +268,21 @@ def test_a_model_that_is_started_again_gets_the_gpu(stage: Stage, client: httpx2
         assert (fallen.status.launch, other.status.launch) == (2, 1)
 
 
+def test_a_model_whose_next_start_is_waited_for_leaves_the_gpu_to_others(
+    stage: Stage, client: httpx2.Client
+) -> None:
+    waiting = RestartPolicy(max_crashes=5, base_s=60.0, cap_s=60.0)
+    with (
+        sleepers(stage, "down", restart=waiting, **on_gpu(0)) as (down,),
+        sleepers(stage, "rival", **on_gpu(0)),
+    ):
+        client.post(SLEEP, json={"model": "rival"})
+        os.kill(down.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: states(client, "down") == ["backoff"])
+        time.sleep(2.0)
+        assert said(ask(client, "rival")) == "tok0 tok1 "
+
+
 def test_an_idle_model_goes_to_sleep_and_is_unloaded_later(
     stage: Stage, client: httpx2.Client
 ) -> None:
@@ -276,9 +291,10 @@ def test_an_idle_model_goes_to_sleep_and_is_unloaded_later(
         assert said(ask(client, "idle")) == "tok0 tok1 "
         assert wait_until(lambda: states(client, "idle") == ["asleep"], 20)
         assert view(client, "idle")["idle_sleep_s"] == 1.0
+        before = engine.stats["sleeps"]
         assert said(ask(client, "idle")) == "tok0 tok1 "
         assert wait_until(lambda: states(client, "idle") == ["asleep"], 20)
-        assert engine.stats["sleeps"] == 2
+        assert engine.stats["sleeps"] == before + 1
         assert wait_until(
             lambda: "idle" not in {one["model"] for one in client.get(STATUS).json()["models"]}, 30
         )

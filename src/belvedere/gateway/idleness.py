@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from belvedere.errors import BelvedereError
@@ -31,18 +31,27 @@ async def tend(host: Host) -> None:
     try:
         while True:
             await asyncio.sleep(_LOOK_S)
-            before, stuck = stuck, _stuck(host)
-            jobs = {key: job for key, job in jobs.items() if not job.done()}
-            for deployment in host.mirror.deployments:
-                if deployment.id in jobs or host.is_changing(deployment.name):
-                    continue
-                work = _due(host, deployment, is_stuck=deployment.id in before & stuck)
-                if work is not None:
-                    jobs[deployment.id] = asyncio.create_task(_logged(work))
+            try:
+                before, stuck = stuck, _stuck(host)
+                _look(host, jobs, before & stuck)
+            except Exception:
+                _log.exception("idle models were not looked after; the next look is in a second")
     finally:
         for job in jobs.values():
             job.cancel()
         await asyncio.gather(*jobs.values(), return_exceptions=True)
+
+
+def _look(host: Host, jobs: dict[str, asyncio.Task[None]], stuck: Collection[str]) -> None:
+    """Begins what is due and not begun."""
+    for key in [key for key, job in jobs.items() if job.done()]:
+        del jobs[key]
+    for deployment in host.mirror.deployments:
+        if deployment.id in jobs or host.is_changing(deployment.name):
+            continue
+        work = _due(host, deployment, is_stuck=deployment.id in stuck)
+        if work is not None:
+            jobs[deployment.id] = asyncio.create_task(_logged(work))
 
 
 def _stuck(host: Host) -> frozenset[str]:
@@ -65,12 +74,11 @@ def _due(
     if deployment.idle_unload_s is not None and idle_s > deployment.idle_unload_s:
         _log.info("unloading %r, idle", deployment.name)
         return host.unload(deployment.name)
-    if deployment.idle_sleep_s is None or host.sleeping.is_asleep(deployment):
+    limit_s = deployment.idle_sleep_s
+    if limit_s is None or host.sleeping.is_asleep(deployment) or idle_s <= limit_s:
         return None
-    if idle_s > deployment.idle_sleep_s:
-        _log.info("%r goes to sleep, idle", deployment.name)
-        return host.sleeping.sleep(deployment)
-    return None
+    _log.info("%r goes to sleep, idle", deployment.name)
+    return host.sleeping.sleep(deployment, is_due=lambda: host.idle_s(deployment) > limit_s)
 
 
 async def _logged(work: Coroutine[Any, Any, object]) -> None:
@@ -78,3 +86,5 @@ async def _logged(work: Coroutine[Any, Any, object]) -> None:
         await work
     except BelvedereError as exc:
         _log.warning("%s", exc)
+    except Exception:
+        _log.exception("an idle model was not looked after")

@@ -7,11 +7,10 @@ first, when their requests have finished; requests for these wait and wake them 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -19,7 +18,6 @@ from belvedere.catalog.machine import machine_gpus
 from belvedere.engines.fleet import Fleet
 from belvedere.errors import (
     EngineFailed,
-    EngineStartFailed,
     InvalidRequest,
     NotSupported,
     Unavailable,
@@ -34,6 +32,7 @@ __all__ = ["Sleeping"]
 
 _log = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
+_START_POLL_S = 0.2
 _LEAST_AWAKE_S = 2.0
 """A model that was woken stays so for at least so long, so that what it was woken for gets there
 before another one takes its place."""
@@ -57,10 +56,19 @@ class Sleeping:
         self._wakes: dict[str, asyncio.Task[None]] = {}
         self._woken_s: dict[str, float] = {}
 
-    async def sleep(self, deployment: Deployment, level: int = 1) -> None:
+    async def sleep(
+        self,
+        deployment: Deployment,
+        level: int = 1,
+        *,
+        is_due: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Puts a model to sleep; returns when all of its engines do.
 
         Its requests may finish first; those that have not after `drain_timeout_s` are cut off.
+
+        Args:
+            is_due: asked when it is the model's turn; it stays awake where that is false.
 
         Raises:
             NotSupported: its engines have no sleep mode.
@@ -71,6 +79,8 @@ class Sleeping:
         async with self._turn(deployment.gpu_ids or (deployment.id,)):
             self.check_up(deployment)
             self._check_level(deployment, level)
+            if not is_due():
+                return
             await self._put_to_sleep(deployment, level, abort=True)
 
     async def wake(self, deployment: Deployment) -> None:
@@ -97,19 +107,21 @@ class Sleeping:
     async def hold_place(self, deployment: Deployment) -> None:
         """Its GPUs are kept free for engines that are being started again, until they answer.
 
+        Not between two starts: others may have the GPUs while an engine that crashes again and
+        again is waited for.
+
         Raises:
             Unavailable: as for `place_for`.
         """
         async with self._turn(deployment.gpu_ids):
             if self.is_starting(deployment) and not await self._fits(deployment):
                 await self._make_room(deployment.gpu_ids, but=deployment)
-            for name in self._mirror.engines(deployment):
-                with contextlib.suppress(EngineStartFailed):
-                    await self._fleet.wait_ready(name)
+            while self.is_starting(deployment):
+                await asyncio.sleep(_START_POLL_S)
 
     def is_starting(self, deployment: Deployment) -> bool:
-        """Whether some of its engines are not there yet, or not again."""
-        return bool(self._engines(deployment, "starting") or self._engines(deployment, "backoff"))
+        """Whether some of its engines are being started now."""
+        return bool(self._engines(deployment, "starting"))
 
     async def aclose(self) -> None:
         """Ends the wakes that are under way here; the engines go on with theirs."""
