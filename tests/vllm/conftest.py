@@ -20,6 +20,15 @@ from tests.integration.serving import RunningServer, running_server, wait_gone
 ASKED = 250_000
 
 
+@pytest.fixture(scope="session", autouse=True)
+def vllm_python() -> str:
+    """A Python with vLLM; every test of this folder is skipped without one."""
+    python = os.environ.get("BELVEDERE_VLLM_PYTHON")
+    if python is None:
+        pytest.skip("BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one")
+    return python
+
+
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "long"
@@ -31,21 +40,20 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm(long_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def vllm(
+    vllm_python: str, long_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     """vLLM with less room than was asked for; its starts are remembered in a folder of its own.
 
-    The model is called ``mini``. Skipped where BELVEDERE_VLLM_PYTHON names no Python with vLLM.
+    The model is called ``mini``.
     """
-    python = os.environ.get("BELVEDERE_VLLM_PYTHON")
-    if python is None:
-        pytest.skip("BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one")
     env = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     arguments = [str(long_model), "--engine", "vllm", "--dtype", "float32"]
-    arguments += ["--engine-python", python]
+    arguments += ["--engine-python", vllm_python]
     arguments += ["--max-model-len", str(ASKED), "--served-model-name", "mini"]
     with running_server(*arguments, env=env, start_timeout_s=500.0) as server:
         yield server

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,14 +20,7 @@ from PIL import Image
 
 from tests.integration.serving import RunningServer
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]

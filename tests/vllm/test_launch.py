@@ -6,7 +6,6 @@ The server is that of ``conftest.py``: vLLM refuses its first start and names a 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +21,7 @@ from tests.vllm.conftest import ASKED
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROWS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
 def replica(server: RunningServer) -> dict[str, Any]:

@@ -31,14 +31,7 @@ OPTIONS = [
     "--host=127.0.0.1",
 ]
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

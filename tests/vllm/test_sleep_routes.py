@@ -26,14 +26,7 @@ from belvedere.engines.vllm_launch import plan_launch
 from belvedere.engines.vllm_spec import vllm_engine_spec
 from belvedere.settings import load_settings
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 CHAT = "/v1/chat/completions"
 ASK = {"model": MINI_NAME, "messages": [{"role": "user", "content": "Click Login"}]}
 

@@ -29,14 +29,7 @@ LONG = {"max_tokens": 6000, "ignore_eos": True, "temperature": 0}
 START_S = 300.0
 Two = tuple[RunningServer, list[LiveEngine]]
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

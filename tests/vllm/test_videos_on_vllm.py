@@ -25,14 +25,7 @@ from belvedere.settings import Settings
 from tests.integration.serving import RunningServer
 from tests.integration.test_videos import video
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        "BELVEDERE_VLLM_PYTHON" not in os.environ,
-        reason="BELVEDERE_VLLM_PYTHON names no Python with vLLM; scripts/vllm-env makes one",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 IMAGE_TOKEN, VIDEO_TOKEN = 1251, 1252
 URL = "data:video/mp4;base64," + base64.b64encode(video(6)).decode()
