@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from belvedere.agent.checks import (
+    MAX_KEYS,
     check_choice,
     check_duration,
     check_text,
@@ -100,8 +101,8 @@ class Key:
     keys: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keys, tuple) or not 1 <= len(self.keys) <= 5:
-            raise ActionError(f"A key press has one to five keys, not {shown(self.keys)}.")
+        if not isinstance(self.keys, tuple) or not 1 <= len(self.keys) <= MAX_KEYS:
+            raise ActionError(f"A key press has 1 to {MAX_KEYS} keys, not {shown(self.keys)}.")
         for key in self.keys:
             if not isinstance(key, str):
                 raise ActionError(f"{shown(key)} is not the name of a key.")

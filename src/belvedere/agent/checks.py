@@ -7,6 +7,8 @@ import math
 from belvedere.errors import ActionError
 
 __all__ = [
+    "MAX_KEYS",
+    "MAX_WAIT_S",
     "check_choice",
     "check_duration",
     "check_number",
@@ -17,6 +19,7 @@ __all__ = [
 
 MAX_WAIT_S = 600.0
 MAX_TEXT_CHARS = 100_000
+MAX_KEYS = 5
 
 
 def check_number(name: str, value: object) -> None:

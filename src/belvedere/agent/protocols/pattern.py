@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import get_args, get_type_hints
 
 from belvedere.agent.actions import ACTIONS
+from belvedere.agent.checks import MAX_KEYS, MAX_WAIT_S
 from belvedere.agent.keys import KEY_NAMES
 from belvedere.agent.protocols.data import (
     Argument,
@@ -36,11 +37,9 @@ _ESCAPE = (
 _WORD = r"0-9A-Za-z\u00c0-\u024f\u0400-\u045f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
 _APP = rf'"[{_WORD}](?:[{_WORD} ._+&-]{{0,62}}[{_WORD}+])?"'
 _NUMBER = r"-?(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,3})?"
-_SECONDS = r"(?:600|(?:[1-5][0-9]{2}|[1-9]?[0-9])(?:\.[0-9]{1,3})?)"
 _SPECIAL = re.compile(r"[][\\.^$|?*+(){}]")
 _SPACE = " ?"
 _PIXELS_AT_MOST = 99_999
-_MOST_KEYS = 5
 _TOOL_DEPTH = 2
 """Levels of lists and objects below the arguments of a tool; each makes the pattern longer."""
 
@@ -153,7 +152,7 @@ def _value(verb: Verb, argument: Argument, point: str, tag: str) -> str:
         case "keys":
             return _keys()
         case "duration_s":
-            return _SECONDS
+            return _seconds()
         case "dx_px" | "dy_px":
             return _NUMBER
         case "app":
@@ -170,10 +169,15 @@ def _text(tag: str) -> str:
     return f'"(?:{plain})*"'
 
 
+def _seconds() -> str:
+    whole = _whole_number(int(MAX_WAIT_S) - 1)
+    return rf"(?:{MAX_WAIT_S:g}|{whole}(?:\.[0-9]{{1,3}})?)"
+
+
 def _keys() -> str:
     names = (_plain(name) for name in KEY_NAMES)
     key = f'"(?:[!#-;=-Z^-~\\[\\]]|{"|".join(names)})"'
-    return rf"\[{key}(?:,{_SPACE}{key}){{0,{_MOST_KEYS - 1}}}\]"
+    return rf"\[{key}(?:,{_SPACE}{key}){{0,{MAX_KEYS - 1}}}\]"
 
 
 def _tool_call(tools: Collection[str], tag: str) -> str:
