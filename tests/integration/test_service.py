@@ -43,7 +43,12 @@ T = TypeVar("T")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROMPT = "Click the button."
 GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
-LONG: dict[str, Any] = {"max_tokens": 4000, "temperature": 0.0, "ignore_eos": True}
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": PROMPT}],
+    "max_tokens": 3000,
+    "temperature": 0.0,
+    "ignore_eos": True,
+}
 
 
 def picture() -> Image.Image:
@@ -197,7 +202,7 @@ def test_requests_run_beside_each_other(program: Program) -> None:
 
 def test_leaving_the_loop_early_ends_the_work(program: Program) -> None:
     async def one_chunk(service: InferenceService) -> None:
-        async for _ in service.generate(PROMPT, stream=True, **LONG):
+        async for _ in service.chat_completion(stream=True, **LONG):
             assert program.in_flight == 1
             break
 
@@ -207,7 +212,7 @@ def test_leaving_the_loop_early_ends_the_work(program: Program) -> None:
 
 def test_cancelling_ends_the_work(program: Program) -> None:
     async def cancelled(service: InferenceService) -> None:
-        task = asyncio.create_task(service.generate(PROMPT, **LONG))
+        task = asyncio.create_task(service.chat_completion(**LONG))
         while not program.in_flight and not task.done():
             await asyncio.sleep(0.01)
         task.cancel()
@@ -345,8 +350,8 @@ def test_an_engine_that_dies_is_started_again(program: Program) -> None:
             for one in psutil.Process().children(recursive=True)
             if f"--served-model-name {program.name}" in " ".join(_command(one))
         )
-        generation = asyncio.create_task(service.generate(PROMPT, **LONG))
-        while not program.in_flight:
+        generation = asyncio.create_task(service.chat_completion(**LONG))
+        while not program.in_flight and not generation.done():
             await asyncio.sleep(0.01)
         engine.kill()
         with pytest.raises(BelvedereError):
