@@ -92,6 +92,23 @@ LAST = replace(
     grain=2,
 )
 
+ON_EVERYTHING = Stage(
+    name="everything",
+    supply=EVERYTHING,
+    weights=Weights(
+        reading=1.0, place=0.3, where=0.3, pointing=0.5, answer=1.0, attention=0.7, look=0.3
+    ),
+    figure="hit",
+    goal=0.999,
+    minutes=50,
+    peak_lr=3.5e-4,
+    decay=True,
+    floor=0.0,
+    gathered=2,
+    offsets=True,
+    seed=2,
+)
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="read-one",
@@ -203,36 +220,6 @@ STAGES: tuple[Stage, ...] = (
         gathered=2,
         offsets=True,
     ),
-    Stage(
-        name="everything",
-        supply=EVERYTHING,
-        weights=Weights(
-            reading=1.0, place=0.3, where=0.3, pointing=0.5, answer=1.0, attention=0.7, look=0.3
-        ),
-        figure="hit",
-        goal=0.999,
-        minutes=50,
-        peak_lr=3.5e-4,
-        decay=True,
-        floor=0.0,
-        gathered=2,
-        offsets=True,
-        seed=2,
-    ),
-    Stage(
-        name="last",
-        supply=LAST,
-        weights=Weights(
-            reading=1.0, place=0.3, where=0.3, pointing=0.5, answer=1.0, attention=0.7, look=0.3
-        ),
-        figure="hit",
-        goal=0.999,
-        minutes=88,
-        peak_lr=3.5e-4,
-        decay=True,
-        floor=0.0,
-        gathered=2,
-        offsets=True,
-        seed=3,
-    ),
+    ON_EVERYTHING,
+    replace(ON_EVERYTHING, name="last", supply=LAST, minutes=88, seed=3),
 )

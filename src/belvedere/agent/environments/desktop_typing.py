@@ -29,8 +29,10 @@ _SHIFT_ROW, _LOCK_ROW = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class _Stroke:
+    """A key, and the one that is held with it (0: none)."""
+
     keycode: int
-    shifted: bool = False
+    shift: int = 0
 
 
 class Typist:
@@ -73,8 +75,8 @@ class Typist:
         """How to type the beginning of `keysyms`, as far as keys can be had for it."""
         table = self._table()
         known = self._known(table)
-        free = [code for code, symbols in table.items() if _is_free(symbols)]
-        free = [code for code in free if code not in self._lent.values()]
+        lent = set(self._lent.values())
+        free = [code for code, held in table.items() if _is_free(held) and code not in lent]
         strokes: list[_Stroke] = []
         asked: set[int] = set()
         rested = False
@@ -131,7 +133,7 @@ class Typist:
                 if keycode in lent or _is_free(symbols) or place >= len(symbols):
                     continue
                 if symbols[place] and (level == 0 or shift):
-                    known[symbols[place]] = _Stroke(keycode, level == 1)
+                    known[symbols[place]] = _Stroke(keycode, shift if level else 0)
         return known
 
     def _modifier(self, row: int) -> int:
@@ -157,14 +159,13 @@ class Typist:
         from Xlib import X
         from Xlib.ext.xtest import fake_input
 
-        shift = self._modifier(_SHIFT_ROW) if stroke.shifted else 0
-        if shift:
-            fake_input(self._display, X.KeyPress, shift)
+        if stroke.shift:
+            fake_input(self._display, X.KeyPress, stroke.shift)
         try:
             self._tap(stroke.keycode)
         finally:
-            if shift:
-                fake_input(self._display, X.KeyRelease, shift)
+            if stroke.shift:
+                fake_input(self._display, X.KeyRelease, stroke.shift)
                 self._display.sync()
         self._sleep(_BETWEEN_S)
 
