@@ -261,8 +261,10 @@ def test_the_persons_escape_stops_the_agents_does_not(pages: Pages) -> None:
         with suppress(Stop):  # it may stop even this call
             browser.on_page(press_escape)
         assert wait_until(lambda: switch.cause == "the Esc key")
-        with pytest.raises(Stop):
-            browser.screenshot()
+        for beginning in (browser.screenshot, lambda: browser.perform(Click(80, 100))):
+            with pytest.raises(Stop):
+                beginning()
+        assert "click go" not in pages.events
 
 
 def test_escape_on_the_page_stops_a_thinking_model(pages: Pages) -> None:

@@ -113,7 +113,7 @@ class BrowserEnvironment(Closing):
         )
         self._thread.start()
         try:
-            self._wait(self._open(), _START_TIMEOUT_S)
+            self._wait(self._open, _START_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
@@ -140,7 +140,8 @@ class BrowserEnvironment(Closing):
         return Scene(kind="browser", url=self._page.url, target=target)
 
     def perform(self, action: Action) -> None:
-        self._wait(self._perform(action), _CALL_TIMEOUT_S + len(getattr(action, "text", "")) / 50)
+        longer_s = len(getattr(action, "text", "")) / 50
+        self._wait(lambda: self._perform(action), _CALL_TIMEOUT_S + longer_s)
 
     def release(self) -> None:
         if self._hands.are_full:
@@ -153,7 +154,7 @@ class BrowserEnvironment(Closing):
         async def call() -> T:
             return await work(self._page)
 
-        return self._wait(call(), _CALL_TIMEOUT_S)
+        return self._wait(call, _CALL_TIMEOUT_S)
 
     # The browser's own thread from here on.
 
@@ -295,9 +296,10 @@ class BrowserEnvironment(Closing):
     def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(translated(work), self._loop)
 
-    def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """The result of `work`; cancels it and raises `Stop` when the switch is thrown."""
-        future = self._start(work)
+    def _wait(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+        """The result of `work`; raises `Stop` instead of beginning, or going on, once stopped."""
+        self._switch.check()
+        future = self._start(work())
         try:
             waited_s = 0.0
             while not wait_for([future], timeout=_POLL_S).done and waited_s < timeout_s:
@@ -310,12 +312,12 @@ class BrowserEnvironment(Closing):
     def _look(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Looks again where the tab was closed, or led elsewhere, in the middle of it."""
         try:
-            return self._wait(work(), _CALL_TIMEOUT_S)
+            return self._wait(work, _CALL_TIMEOUT_S)
         except EnvironmentFailed:
             if not self._pages:
                 raise
             self._switch.sleep(_SETTLE_S)
-            return self._wait(work(), _CALL_TIMEOUT_S)
+            return self._wait(work, _CALL_TIMEOUT_S)
 
     @staticmethod
     def _result(future: Future[T], timeout_s: float) -> T:

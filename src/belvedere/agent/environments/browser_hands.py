@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,10 @@ _KEYS = {
 }
 
 
+_HEARD_S = 5.0
+"""An Esc of ours is heard within this time."""
+
+
 class Hands:
     """Clicks and types, and knows what is down until it is let go.
 
@@ -54,7 +60,7 @@ class Hands:
     def __init__(self, front: Callable[[], Page]) -> None:
         self._front = front
         self._held: list[tuple[str, str]] = []
-        self._own_escapes = 0
+        self._own_escapes: deque[float] = deque()
 
     @property
     def are_full(self) -> bool:
@@ -62,10 +68,16 @@ class Hands:
         return bool(self._held)
 
     def escaped(self) -> bool:
-        """Whether the Esc that was just heard was pressed here; each press counts once."""
-        own = self._own_escapes > 0
-        self._own_escapes -= own
-        return own
+        """Whether the Esc that was just heard was pressed here; each press counts once.
+
+        A press that no page heard, because a list or a dialog took it, is soon forgotten.
+        """
+        while self._own_escapes and self._own_escapes[0] < time.monotonic():
+            self._own_escapes.popleft()
+        if not self._own_escapes:
+            return False
+        self._own_escapes.popleft()
+        return True
 
     async def click(self, page: Page, action: Click | DoubleClick | TripleClick) -> None:
         await page.mouse.move(action.x, action.y)
@@ -95,7 +107,8 @@ class Hands:
     async def keys(self, keys: tuple[str, ...]) -> None:
         """Every key down in order, then up in reverse."""
         names = [_key(name) for name in keys]
-        self._own_escapes += "Escape" in names
+        if "Escape" in names:
+            self._own_escapes.append(time.monotonic() + _HEARD_S)
         for name in names:
             await self._press("key", name)
         for name in reversed(names):
