@@ -56,19 +56,20 @@ docs-check: $(VENV)/.dev
 system-packages:
 	@scripts/system-packages
 
-$(VENV)/bin/python:
+# Its pip comes last: an environment that was left half-made is finished, not used.
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Belvedere needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/pip
 	@echo "Installing Belvedere and the embedded engine (once, a few minutes) ..."
-	$(PIP) install -e '.[local]'
+	scripts/retry $(PIP) install -e '.[local]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
 	@echo "Installing Belvedere and what its tests need (once, a few minutes) ..."
-	$(PIP) install -e '.[local,agent,dev]'
+	scripts/retry $(PIP) install -e '.[local,agent,dev]'
 	@touch $@ $(VENV)/.run
 
 clean:
