@@ -1,4 +1,4 @@
-# make demo    sets up and grounds three screenshots with the shipped model
+# make demo    sets up and grounds the example screenshots with the shipped model
 # make test    sets up and passes the tests
 # make serve   sets up and starts the server on 127.0.0.1:8000
 # make check   format, lint, types, tests, docs
