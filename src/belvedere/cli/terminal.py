@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import select
 import sys
 import termios
@@ -23,6 +24,11 @@ _ESC = 0x1B
 _ESC_WAIT_S = 0.05
 """Keys such as the arrows begin with Esc too; their other bytes follow at once."""
 
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~])")
+"""What such a key sends (ECMA-48, 5.4, and xterm's SS3)."""
+
+_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
+
 
 class Terminal:
     """Reads keys in a thread, one at a time, and hands them to whoever asked a question."""
@@ -38,11 +44,18 @@ class Terminal:
             data = os.read(source, 64)
             if not data:
                 return
-            if data[0] == _ESC and len(data) == 1 and not self._more(source):
-                self._switch.throw("the Esc key")
-            elif data[0] != _ESC:
-                for key in data.decode("utf-8", errors="ignore"):
-                    self._keys.put(key)
+            while _is_begun(data) and self._more(source) and (more := os.read(source, 64)):
+                data += more
+            self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """What was pressed since the last look, which may be several keys."""
+        rest = _SEQUENCE.sub(b"", data)
+        if _ESC in rest:
+            self._switch.throw("the Esc key")
+            return
+        for key in rest.decode("utf-8", errors="ignore"):
+            self._keys.put(key)
 
     def approve(self, action: Action, why: str) -> bool:
         """Asks for y or n; anything but y is a no."""
@@ -71,6 +84,12 @@ class Terminal:
     @staticmethod
     def _more(source: int) -> bool:
         return bool(select.select([source], [], [], _ESC_WAIT_S)[0])
+
+
+def _is_begun(data: bytes) -> bool:
+    """Whether the Esc at the end, and no other one, may become a sequence."""
+    before = _BEGUN.sub(b"", data)
+    return before != data and _ESC not in _SEQUENCE.sub(b"", before)
 
 
 @contextmanager
