@@ -25,7 +25,7 @@ from belvedere.engines.vllm_build import (
 )
 from belvedere.errors import EngineStartFailed, SettingsError, UnknownName
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 
 
 def silent(_: str) -> None:

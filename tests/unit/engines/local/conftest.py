@@ -53,4 +53,4 @@ def engine(load: Load, request: pytest.FixtureRequest) -> Iterator[Engine]:
     engine = Engine(load(getattr(request, "param", "llama")), seats=1, queue_limit=16)
     engine.start()
     yield engine
-    assert engine.stop(10)
+    assert engine.stop(60)

@@ -78,7 +78,7 @@ class Answer:
             places.submit([self.sequence])
 
     def ids(self) -> list[int]:
-        while isinstance(event := self._events.get(timeout=60), Delta):
+        while isinstance(event := self._events.get(timeout=300), Delta):
             pass
         assert isinstance(event, Finished)
         return self.sequence.output_ids
@@ -114,7 +114,7 @@ def test_with_a_repetition_penalty(load: Load, kind: str) -> None:
     engine.start()
     params = replace(GREEDY, repetition_penalty=1.3)
     assert Answer(engine, prompt_of(loaded, content), params).ids() == expected
-    assert engine.stop(10)
+    assert engine.stop(60)
 
 
 def check_equal(loaded: LoadedModel, contents: list[Content], seats: int) -> None:
@@ -125,4 +125,4 @@ def check_equal(loaded: LoadedModel, contents: list[Content], seats: int) -> Non
         answers = [Answer(engine, prompt_of(loaded, content), GREEDY) for content in contents]
         assert [answer.ids() for answer in answers] == expected
     finally:
-        assert engine.stop(10)
+        assert engine.stop(60)

@@ -115,10 +115,10 @@ def test_an_idle_engine_gathers_until_its_seats_are_taken() -> None:
     first = Client(scheduler, "ab")
     assert not first.done.wait(0.2)
     second = Client(scheduler, "cd")
-    assert first.done.wait(20)
-    assert second.done.wait(20)
+    assert first.done.wait(60)
+    assert second.done.wait(60)
     assert "".join(script.log) == "acbd\x02\x02"
-    assert worker.stop(10)
+    assert worker.stop(60)
 
 
 @pytest.mark.parametrize(("seats", "gather_s"), [(1, 3600), (2, 0.05)])
@@ -129,8 +129,8 @@ def test_gathering_ends_with_its_time_and_one_seat_gathers_nothing(
     worker = Worker(scheduler)
     worker.start()
     client = Client(scheduler, "ab")
-    assert client.done.wait(20)
-    assert worker.stop(10)
+    assert client.done.wait(60)
+    assert worker.stop(60)
 
 
 def test_an_engine_that_gathers_stops_at_once() -> None:
@@ -138,7 +138,7 @@ def test_an_engine_that_gathers_stops_at_once() -> None:
     worker = Worker(scheduler)
     worker.start()
     client = Client(scheduler, "ab")
-    assert worker.stop(10)
+    assert worker.stop(60)
     assert client.end == Cancelled()
 
 
@@ -206,8 +206,8 @@ def test_a_worker_works_and_stops() -> None:
     worker = Worker(scheduler)
     worker.start()
     client = Client(scheduler, "abc")
-    assert client.done.wait(10)
-    assert worker.stop(10)
+    assert client.done.wait(60)
+    assert worker.stop(60)
     assert client.text == "abc"
     assert not worker.is_alive
 
