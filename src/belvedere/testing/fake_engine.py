@@ -116,6 +116,8 @@ class FakeEngine:
         self._thread = threading.Thread(target=self._run, args=(self._server, sock), daemon=True)
         self._thread.start()
         while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the fake engine does not start")
             time.sleep(0.005)
         return self
 
