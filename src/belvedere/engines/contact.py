@@ -16,7 +16,7 @@ from belvedere.engines.progress import (
     counters_from_stats,
 )
 
-__all__ = ["Contact", "NotYet", "Refused", "excerpt"]
+__all__ = ["Broken", "Contact", "NotYet", "Refused", "excerpt"]
 
 _CONNECT_TIMEOUT_S = 5.0
 _EXCERPT_CHARS = 200
@@ -26,6 +26,10 @@ _LATER = frozenset({404, 408, 425, 429})
 
 class NotYet(Exception):
     """No usable answer now; asking again may help. The text says what came instead."""
+
+
+class Broken(NotYet):
+    """The connection did not come about, or ended in the middle."""
 
 
 class Refused(Exception):
@@ -112,7 +116,7 @@ class Contact:
                         raise Refused(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
                 return int(response.status_code), bytes(content)
         except self._library.HTTPError as exc:
-            raise NotYet(f"no answer ({type(exc).__name__})") from exc
+            raise Broken(f"no answer ({type(exc).__name__})") from exc
 
 
 def _has_choices(content: bytes) -> bool:

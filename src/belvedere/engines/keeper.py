@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from belvedere.engines.base import EngineSpec, EngineStatus, HangPolicy, ReadyProbe, RestartPolicy
-from belvedere.engines.contact import Contact, NotYet, Refused
+from belvedere.engines.contact import Broken, Contact, NotYet, Refused
 from belvedere.engines.logs import EngineLog
 from belvedere.engines.process import EngineProcess
 from belvedere.engines.progress import HangDetector
@@ -31,6 +31,7 @@ _MAX_PHASES = 32
 _PROBE_PAUSE_S = 0.25
 _DRAIN_POLL_S = 0.1
 _POLL_TIMEOUT_S = 5.0
+_EXIT_TIMEOUT_S = 2.0
 _LOOK_AT_LOG = "The last lines of its log say why."
 
 
@@ -47,11 +48,13 @@ def restart_delay_s(policy: RestartPolicy, crashes: int, chance: float) -> float
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """Why a launch ended; `final` when another one would end the same way."""
+    """Why a launch ended; `final` when another one would end the same way, `broken` when all that
+    was seen is a broken connection."""
 
     error: str
     remedy: str | None
     final: bool = False
+    broken: bool = False
 
 
 class Keeper:
@@ -152,7 +155,8 @@ class Keeper:
             delay_s = restart_delay_s(self.spec.restart, crashes, self._chance())
             self._change(state="backoff", phase="backoff", retry_in_s=round(delay_s, 3), **told)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop_wanted.wait(), delay_s)
+                async with asyncio.timeout(delay_s):
+                    await self._stop_wanted.wait()
         self._change(state="stopped", phase="stopped", pid=None, retry_in_s=None)
 
     async def _launch(self) -> _Fault:
@@ -194,7 +198,10 @@ class Keeper:
         jobs: list[asyncio.Task[Any]] = [exited, serving, stopping]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            # An end that the process chose itself is the first cause of anything seen from outside.
+            # An end that the process chose itself is the first cause of anything seen from outside,
+            # and its connections break a moment before it is gone.
+            if serving.done() and serving.result().broken:
+                await asyncio.wait({exited}, timeout=_EXIT_TIMEOUT_S)
             fault = serving.result() if serving.done() and not exited.done() else None
             serving.cancel()
             if fault is not None:
@@ -244,6 +251,7 @@ class Keeper:
                 f"met {exc}.",
                 _LOOK_AT_LOG,
                 final=isinstance(exc, Refused) and not self._was_ever_ready,
+                broken=isinstance(exc, Broken),
             )
         return None
 
@@ -276,7 +284,8 @@ class Keeper:
             try:
                 await self._sleeper.run()
             except SleepFailed as exc:
-                return _Fault(f"The engine {exc}.", _LOOK_AT_LOG)
+                broken = isinstance(exc.__cause__, Broken)
+                return _Fault(f"The engine {exc}.", _LOOK_AT_LOG, broken=broken)
 
     async def _watch(self, contact: Contact, policy: HangPolicy | None) -> _Fault:
         """Returns when the engine is hung; for ever is fine."""
@@ -296,8 +305,10 @@ class Keeper:
     async def _pause(self, policy: HangPolicy, detector: HangDetector) -> None:
         """Until the next look is due; a report of a timeout cuts it short."""
         closer_s = policy.suspect_timeout_s / 5 if detector.is_suspect else policy.poll_s
+        # `wait_for` of Python 3.11 loses a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._suspected.wait(), min(policy.poll_s, closer_s))
+            async with asyncio.timeout(min(policy.poll_s, closer_s)):
+                await self._suspected.wait()
         if self._suspected.is_set():
             self._suspected.clear()
             detector.suspect(time.monotonic())

@@ -28,7 +28,7 @@ from belvedere.errors import EngineStartFailed
 
 __all__ = ["Line", "SupervisorOptions", "attach_or_launch", "launch"]
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0
 _HELLO_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 60.0
 _PAUSE_S = 0.02

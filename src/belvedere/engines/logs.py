@@ -117,8 +117,11 @@ class EngineLog:
 
 def _prune(directory: Path) -> None:
     """Deletes the oldest log files beyond `_KEPT_FILES`: each load has engines of new names."""
-    files = sorted(directory.glob("*.log*"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-_KEPT_FILES]:
+    written: list[tuple[float, Path]] = []
+    for file in directory.glob("*.log*"):
+        with contextlib.suppress(FileNotFoundError):  # other supervisors prune and rotate as well
+            written.append((file.stat().st_mtime, file))
+    for _, file in sorted(written)[:-_KEPT_FILES]:
         file.unlink(missing_ok=True)
 
 

@@ -39,7 +39,7 @@ def run_engine(options: EngineOptions, announcer: Announcer) -> None:
         UsageError: the folder, the address or a setting is wrong.
         EngineStartFailed: the model does not generate.
     """
-    _leave_on_signals()
+    received = _leave_on_signals()
     announcer.phase("importing")
     folder = inspect_folder(options.model)
     with _bound(options.listen) as listener:
@@ -61,19 +61,28 @@ def run_engine(options: EngineOptions, announcer: Announcer) -> None:
         engine.start()
         engine.warm_up()
         app = make_app(engine, options.served_names, options.api_key)
+        if received:
+            raise SystemExit(0)
         _serve(app, listener, options.grace_s, announcer)
     if not engine.stop(_STOP_TIMEOUT_S):
         _log.warning("the model did not stop within %.0f s", _STOP_TIMEOUT_S)
 
 
-def _leave_on_signals() -> None:
-    """Until it serves, the process ends at once, with status 0, and removes its socket."""
+def _leave_on_signals() -> list[int]:
+    """Until it serves, the process ends at once, with status 0, and removes its socket.
+
+    Returns:
+        The signals that came: what they raise is lost in a destructor or a callback of the import.
+    """
+    received: list[int] = []
 
     def leave(number: int, frame: object) -> NoReturn:
+        received.append(number)
         raise SystemExit(0)
 
     for number in _SIGNALS:
         signal.signal(number, leave)
+    return received
 
 
 def _import_libraries() -> None:
