@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import threading
-import time
+import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from belvedere.testing import FakeEngine, Script
+from belvedere.testing import FakeEngine, Script, SleepScript
 from tests.integration.scripted import gateway_for
 from tests.integration.serving import wait_until
+from tests.integration.stepped import held
 
 USER, BATCH, ADMIN = "user-key-123", "batch-key-123", "admin-key-123"
 KEYS = [
@@ -25,6 +26,7 @@ KEYS = [
 ]
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 PATH = "/v1/chat/completions"
+HOLDABLE = SleepScript(sleep_mode=True)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -137,11 +139,11 @@ def busy(client: httpx2.Client, count: int, key: str = USER) -> Iterator[None]:
 
 
 def test_a_full_queue_is_told_at_once_and_before_images_are_decoded() -> None:
-    slow = Script(tokens=1, ttft_s=3)
     limits = {"max_running_per_replica": 1, "queue_limit": 1}
     with (
-        FakeEngine(slow) as engine,
+        FakeEngine(Script(tokens=1), sleep=HOLDABLE) as engine,
         gateway_for(engine, api_keys=KEYS, **limits) as client,
+        held(engine) as release,
         busy(client, 2),
     ):
         assert wait_until(lambda: in_queue(client) == 1)
@@ -151,6 +153,7 @@ def test_a_full_queue_is_told_at_once_and_before_images_are_decoded() -> None:
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert engine.counters.finished == 0, "it did not wait for a turn"
+        release()
 
 
 def in_queue(client: httpx2.Client) -> int:
@@ -159,54 +162,62 @@ def in_queue(client: httpx2.Client) -> int:
 
 
 def test_a_queued_client_that_leaves_costs_nothing() -> None:
-    slow = Script(tokens=1, ttft_s=4)
     with (
-        FakeEngine(slow) as engine,
+        FakeEngine(Script(tokens=1), sleep=HOLDABLE) as engine,
         gateway_for(engine, api_keys=KEYS, max_running_per_replica=1) as client,
-        busy(client, 1),
+        held(engine),
+        leaving(client, ADMIN),
     ):
-        assert wait_until(lambda: engine.counters.running == 1)
-        with pytest.raises(httpx2.TimeoutException):
-            client.post(PATH, json=CHAT, headers=bearer(ADMIN), timeout=0.3)
-        assert wait_until(lambda: in_queue(client) == 0, 3)
+        assert wait_until(lambda: engine.counters.waiting == 1)
+        with leaving(client, ADMIN):
+            assert wait_until(lambda: in_queue(client) == 1)
+        assert wait_until(lambda: in_queue(client) == 0)
         assert engine.counters.received == 1
 
 
-def test_a_better_priority_passes_a_crowd() -> None:
-    order: list[str] = []
-    lock = threading.Lock()
+@contextmanager
+def leaving(client: httpx2.Client, key: str) -> Iterator[None]:
+    """A request whose client leaves at the end of the block."""
+    content = json.dumps(CHAT).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\nContent-Length: {len(content)}\r\n\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.sendall(head.encode() + content)
+        yield
 
+
+def test_a_better_priority_passes_a_crowd() -> None:
     def send(client: httpx2.Client, name: str, key: str) -> None:
-        ask(client, CHAT, key)
-        with lock:
-            order.append(name)
+        ask(client, {"messages": [{"role": "user", "content": name}]}, key)
 
     with (
-        FakeEngine(Script(tokens=1, ttft_s=1.0)) as engine,
+        FakeEngine(Script(tokens=1), sleep=HOLDABLE) as engine,
         gateway_for(engine, api_keys=KEYS, max_running_per_replica=1) as client,
         ThreadPoolExecutor(5) as pool,
     ):
-        jobs = [pool.submit(send, client, "batch", BATCH) for _ in range(4)]
-        assert wait_until(lambda: in_queue(client) == 3)
-        jobs.append(pool.submit(send, client, "user", USER))
+        with held(engine):
+            jobs = [pool.submit(send, client, "batch", BATCH) for _ in range(4)]
+            assert wait_until(lambda: in_queue(client) == 3)
+            jobs.append(pool.submit(send, client, "user", USER))
+            assert wait_until(lambda: in_queue(client) == 4)
         for job in jobs:
             job.result()
+        order = [body["messages"][0]["content"] for body in engine.counters.requests]
     assert order.index("user") <= 1
+    assert len(order) == 5
 
 
 def test_a_key_has_its_own_limit_of_requests_at_once() -> None:
     with (
-        FakeEngine(Script(tokens=1, ttft_s=0.4)) as engine,
+        FakeEngine(Script(tokens=1), sleep=HOLDABLE) as engine,
         gateway_for(engine, api_keys=KEYS) as client,
+        held(engine) as release,
         busy(client, 3, BATCH),
+        busy(client, 1, USER),
     ):
-        seen = 0
-        while (done := engine.counters.finished) < 3:
-            seen = max(seen, engine.counters.running)
-            if done == 0:
-                ask(client, CHAT, USER)
-            time.sleep(0.02)
-        assert seen <= 2, "one of batch, and one of user"
+        assert wait_until(lambda: (in_queue(client), engine.counters.waiting) == (2, 2))
+        assert engine.counters.received == 2, "one of batch, and one of user"
+        release()
 
 
 def test_requests_per_minute() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from belvedere.testing import FakeEngine, Script
+from belvedere.testing import FakeEngine, Script, SleepScript
 from tests.integration.scripted import gateway_for
 from tests.integration.serving import wait_until
+from tests.integration.stepped import SteppedEngine, held
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
@@ -27,7 +29,7 @@ COMMENT = ": keep-alive"
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
-    with FakeEngine(Script(tokens=3)) as engine:
+    with FakeEngine(Script(tokens=3), sleep=SleepScript(sleep_mode=True)) as engine:
         yield engine
 
 
@@ -46,22 +48,34 @@ def text_in(stream: str) -> str:
 def test_a_long_prefill_is_bridged_with_comments(
     engine: FakeEngine, path: str, body: dict[str, Any]
 ) -> None:
-    engine.play(Script(tokens=3, ttft_s=1.6))
-    with gateway_for(engine, keepalive_s=0.2) as client:
-        response = client.post(path, json=body)
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in response.text.splitlines() if line]
-    assert lines[:2] == [COMMENT, COMMENT]
-    assert text_in(response.text).split() == ["tok0", "tok1", "tok2"]
+    with (
+        gateway_for(engine, keepalive_s=0.2) as client,
+        held(engine) as release,
+        client.stream("POST", path, json=body) as response,
+    ):
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.iter_lines()
+        said = [next(line for line in lines if line) for _ in range(2)]
+        assert said == [COMMENT, COMMENT]
+        release()
+        text = "\n".join(lines).strip()
+    assert text_in(text).split() == ["tok0", "tok1", "tok2"]
 
 
-def test_pauses_between_tokens_are_bridged_too(engine: FakeEngine) -> None:
-    engine.play(Script(tokens=2, itl_s=2.4))
-    with gateway_for(engine, keepalive_s=0.8) as client:
-        text = client.post(CHAT, json=HELLO).text
-    assert "tok0" in text.partition(COMMENT)[0]
-    assert "tok1" in text.rpartition(COMMENT)[2]
+def test_pauses_between_tokens_are_bridged_too() -> None:
+    with (
+        SteppedEngine() as engine,
+        gateway_for(engine, keepalive_s=0.3) as client,  # type: ignore[arg-type]  # only its URL
+    ):
+        engine.step()
+        with client.stream("POST", CHAT, json=HELLO) as response:
+            lines = response.iter_lines()
+            assert any("tok0" in line for line in lines)
+            assert COMMENT in lines
+            engine.step()
+            engine.finish()
+            assert any("tok1" in line for line in lines)
 
 
 def test_a_quick_stream_has_no_comments(engine: FakeEngine) -> None:
@@ -87,7 +101,7 @@ def test_a_failure_after_the_first_comment_is_an_event(
 def test_what_is_wrong_before_that_is_an_ordinary_error(
     engine: FakeEngine, path: str, body: dict[str, Any]
 ) -> None:
-    with gateway_for(engine, keepalive_s=5.0) as client:
+    with gateway_for(engine, keepalive_s=60.0) as client:
         engine.play(Script(fail="refuse"))
         response = client.post(path, json=body)
         assert response.status_code == 400
@@ -105,7 +119,7 @@ def test_a_client_that_leaves_during_the_comments_frees_the_engine(
         with client.stream("POST", path, json=body) as response:
             assert next(response.iter_lines()) == COMMENT
             assert wait_until(lambda: engine.counters.running == 1)
-        assert wait_until(lambda: engine.counters.running == 0, 15)
+        assert wait_until(lambda: engine.counters.running == 0)
         assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0)
 
 
@@ -149,12 +163,16 @@ def ended(deaf: socket.socket) -> bool:
 def test_a_slow_reader_that_goes_on_reading_is_kept(engine: FakeEngine) -> None:
     """It gets everything, however long it takes altogether."""
     engine.play(Script(tokens=120, token_bytes=100_000))
-    with gateway_for(engine, slow_reader_timeout_s=2.0) as client:
+    timeout_s = 5.0
+    with gateway_for(engine, slow_reader_timeout_s=timeout_s) as client:
         with deaf_reader(client, CHAT, HELLO) as slow:
             received = b""
-            slow.settimeout(20)
+            slow.settimeout(60)
             while b"[DONE]" not in received[-100:]:
-                received += slow.recv(1 << 18)
+                piece = slow.recv(1 << 18)
+                assert piece, "it was dropped"
+                received += piece
+                time.sleep(1.2 * timeout_s * len(piece) / 12_000_000)
         assert received.count(b"tok") == 120
     assert engine.counters.finished == 1
 
