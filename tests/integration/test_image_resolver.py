@@ -17,6 +17,7 @@ from belvedere.errors import ImageDownloadFailed, InvalidImageUrl
 from belvedere.images.fetch import ImageFetcher
 from belvedere.images.limits import ImageLimits
 from belvedere.images.resolver import SystemResolver
+from tests.integration.serving import wait_until
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -35,7 +36,7 @@ class SlowNames:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        self.release.wait(30)
+        self.release.wait(120)
         with self._lock:
             self.running -= 1
             self.ended += 1
@@ -69,6 +70,7 @@ def test_slow_names_starve_nobody() -> None:
         errors = await waiting
         assert {type(error) for error in errors} == {ImageDownloadFailed}
         assert time.monotonic() - started_s < 10
+        assert await asyncio.to_thread(wait_until, lambda: names.running >= 4)
         assert (names.most, names.running) == (4, 4)
         names.release.set()
         with pytest.raises(InvalidImageUrl):
@@ -84,8 +86,7 @@ def test_a_slot_is_free_when_its_lookup_is_over() -> None:
         names = SlowNames()
         resolver = SystemResolver(1, names)
         first = asyncio.create_task(resolver("a.example", 80))
-        while not names.running:
-            await asyncio.sleep(0.005)
+        assert await asyncio.to_thread(wait_until, lambda: names.running)
         first.cancel()
         second = asyncio.create_task(resolver("b.example", 80))
         await asyncio.sleep(0.05)
@@ -101,7 +102,7 @@ EXIT = """
 import asyncio, threading
 from belvedere.images.resolver import SystemResolver
 async def main():
-    resolver = SystemResolver(1, lambda *_, **__: threading.Event().wait(60))
+    resolver = SystemResolver(1, lambda *_, **__: threading.Event().wait(600))
     try:
         await asyncio.wait_for(resolver("slow.example", 80), 0.1)
     except TimeoutError:
@@ -111,9 +112,8 @@ asyncio.run(main())
 
 
 def test_a_slow_name_does_not_delay_the_end_of_the_process() -> None:
-    started_s = time.monotonic()
+    """The lookup takes ten minutes: nobody waits for it."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr, done.returncode) == ("timed out\n", "", 0)
-    assert time.monotonic() - started_s < 10
