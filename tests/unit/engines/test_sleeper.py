@@ -18,8 +18,8 @@ from belvedere.engines.sleeper import CannotSleep
 
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "x"}]}
-WATCHFUL = HangPolicy(timeout_s=1.0, suspect_timeout_s=0.3, poll_s=0.05)
-BRIEF = SleepPolicy(timeout_s=1.0, reload_timeout_s=1.0)
+WATCHFUL = HangPolicy(timeout_s=6.0, suspect_timeout_s=3.0, poll_s=0.05)
+BRIEF = SleepPolicy(timeout_s=5.0, reload_timeout_s=5.0)
 
 
 def spec_of(directory: Path, *arguments: str, **options: Any) -> EngineSpec:
@@ -60,6 +60,12 @@ async def ask(directory: Path, max_tokens: int = 1) -> dict[str, Any]:
     return dict(answer["choices"][0])
 
 
+async def until_running(directory: Path) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not (await stats(directory))["running"]:
+            await asyncio.sleep(0.01)
+
+
 async def asleep(kept: Kept) -> None:
     await kept.until(lambda status: status.phase == "asleep")
 
@@ -93,7 +99,7 @@ def test_a_sleep_longer_than_the_hang_timeout_is_no_hang(tmp_path: Path) -> None
         await asleep(kept)
         waiting = asyncio.create_task(ask(tmp_path))
         kept.keeper.suspect()
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(8)
         assert (kept.status.state, kept.status.launch) == ("asleep", 1)
         assert not waiting.done()
         kept.keeper.wake()
@@ -105,25 +111,33 @@ def test_a_sleep_longer_than_the_hang_timeout_is_no_hang(tmp_path: Path) -> None
     keep(spec_of(tmp_path, hang=WATCHFUL), tmp_path, work)
 
 
+def test_a_timeout_reported_with_the_order_does_not_keep_it_awake(tmp_path: Path) -> None:
+    async def work(kept: Kept) -> None:
+        await asyncio.sleep(0.1)  # the watch over it has begun its long pause
+        kept.keeper.sleep(1, abort=False)
+        kept.keeper.suspect()
+        await asleep(kept)
+
+    keep(spec_of(tmp_path, hang=HangPolicy(poll_s=600)), tmp_path, work)
+
+
 def test_running_requests_finish_first(tmp_path: Path) -> None:
     async def work(kept: Kept) -> None:
-        running = asyncio.create_task(ask(tmp_path, 20))
-        while not (await stats(tmp_path))["running"]:
-            await asyncio.sleep(0.01)
+        running = asyncio.create_task(ask(tmp_path, 60))
+        await until_running(tmp_path)
         kept.keeper.sleep(1, abort=False)
         assert kept.status.phase == "falling asleep"
         await asleep(kept)
         assert (await running)["finish_reason"] == "stop"
 
-    keep(spec_of(tmp_path, "--tokens", "20", "--itl-s", "0.03"), tmp_path, work)
+    keep(spec_of(tmp_path, "--tokens", "60", "--itl-s", "0.1", drain_s=120), tmp_path, work)
 
 
 @pytest.mark.parametrize("abort", [True, False])
 def test_they_are_cut_off_by_wish_and_after_the_drain_time(tmp_path: Path, abort: bool) -> None:
     async def work(kept: Kept) -> None:
         running = asyncio.create_task(ask(tmp_path, 100_000))
-        while not (await stats(tmp_path))["running"]:
-            await asyncio.sleep(0.01)
+        await until_running(tmp_path)
         kept.keeper.sleep(1, abort=abort)
         await asleep(kept)
         assert (await running)["finish_reason"] == "abort"
@@ -153,7 +167,8 @@ def test_what_fails_is_started_again_awake(tmp_path: Path, when: str, fault: str
         assert not alive(pid)
         assert (await ask(tmp_path))["finish_reason"] == "stop"
 
-    keep(spec_of(tmp_path, f"--{when}-fail", fault, sleep=BRIEF), tmp_path, work)
+    policy = BRIEF if fault == "hang" else SleepPolicy()
+    keep(spec_of(tmp_path, f"--{when}-fail", fault, sleep=policy, drain_s=2), tmp_path, work)
 
 
 def test_a_crash_in_the_sleep_is_followed_by_a_start_awake(tmp_path: Path) -> None:
