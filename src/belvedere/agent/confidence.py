@@ -191,9 +191,9 @@ class Calibration:
 
 
 def _must_merge(before: tuple[float, float, int], last: tuple[float, float, int]) -> bool:
-    """Whether the later pool has no higher rate, or the same raw confidence."""
-    same = before[0] / before[2] == last[0] / last[2]
-    return same or before[1] / before[2] >= last[1] / last[2]
+    """Whether the later pool has no higher rate, or no higher raw confidence, as rounded."""
+    no_higher = before[0] / before[2] >= last[0] / last[2]
+    return no_higher or before[1] / before[2] >= last[1] / last[2]
 
 
 def _merged(

@@ -140,6 +140,11 @@ class TestCalibration:
         assert fitted(0.575) == pytest.approx(0.75)
         assert fitted(1.0) == 1
 
+    def test_the_mean_of_equal_confidences_may_be_rounded_up(self) -> None:
+        fitted = Calibration.fit([0.1] * 4, [False, False, False, True])
+        assert len(fitted.knots) == 1
+        assert fitted(0.1) == 0.25
+
     @given(
         st.lists(st.tuples(st.floats(0, 1, allow_subnormal=False), st.booleans()), min_size=1),
         st.floats(0, 1),
