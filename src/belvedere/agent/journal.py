@@ -38,6 +38,8 @@ class Journal(Closing):
             ) from exc
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._file), path.stat()):
+                raise FileNotFoundError("replaced since it was opened")
         except OSError as exc:
             os.close(self._file)
             raise InputFileError(

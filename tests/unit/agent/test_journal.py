@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,25 @@ def test_replacing_keeps_the_lock_and_the_place(tmp_path: Path) -> None:
         journal.append({"row": 9})
     assert list(read_journal(path)) == [ROWS[0], {"row": 9}]
     assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_nobody_gets_the_lock_of_a_file_that_was_replaced(tmp_path: Path) -> None:
+    """Whoever opened it just before would write lines that nobody can read."""
+    path, ended, locks = tmp_path / "out.jsonl", threading.Event(), []
+
+    def second() -> None:
+        while not ended.is_set():
+            with suppress(InputFileError), Journal(path):
+                locks.append(path)
+
+    with Journal(path) as journal:
+        other = threading.Thread(target=second)
+        other.start()
+        for _ in range(10):
+            journal.replace(ROWS)
+        ended.set()
+        other.join()
+    assert locks == []
 
 
 def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
