@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Page, sync_playwright
 
+MUCH_S = 150.0
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,12 +27,15 @@ def chromium_page(*, width: int, height: int, device_pixel_ratio: float = 1) -> 
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     assert path, "Chromium is missing; 'make system-packages' installs it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=path, args=FLAGS, timeout=MUCH_S * 1000
+        )
         try:
             context = browser.new_context(
                 viewport={"width": width, "height": height},
                 device_scale_factor=device_pixel_ratio,
             )
+            context.set_default_timeout(MUCH_S * 1000)
             yield context.new_page()
         finally:
             browser.close()

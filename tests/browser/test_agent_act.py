@@ -22,6 +22,7 @@ from tests.browser.pages import REPORT, Pages
 from tests.integration.answering import AnsweringServer
 from tests.integration.serving import BELVEDERE, clean_environment, wait_until
 
+MUCH_S = 150.0
 SIZE = (999, 600)
 BUTTON = 'style="position: absolute; width: 120px; height: 40px; left: {}px; top: {}px"'
 PAGE = f"""<!doctype html><meta charset="utf-8">{REPORT}
@@ -63,7 +64,7 @@ def act(pages: Pages, url: str, *more: str, **env: str) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=MUCH_S,
         env=clean_environment(env),
         check=False,
     )
@@ -154,7 +155,7 @@ def test_a_run_is_replayed(model: AnsweringServer, pages: Pages, tmp_path: Path)
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=MUCH_S,
             env=clean_environment(),
             check=False,
         )
@@ -205,9 +206,9 @@ def test_a_signal_stops_it_while_the_model_thinks(
             text=True,
             env=clean_environment(),
         )
-        assert wait_until(lambda: thinking.bodies, 60)
+        assert wait_until(lambda: thinking.bodies, MUCH_S)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=MUCH_S)
     assert process.returncode == 130
     end = stopped(tmp_path / "run")
     assert end["reason"] == "killed"
@@ -234,7 +235,7 @@ class Terminal:
         self.shown = ""
 
     def shows(self, words: str) -> bool:
-        return wait_until(lambda: words in self._read(), 60)
+        return wait_until(lambda: words in self._read(), MUCH_S)
 
     def press(self, keys: bytes) -> None:
         os.write(self._leader, keys)
@@ -244,7 +245,7 @@ class Terminal:
             self._read()
             return self.process.poll() is not None
 
-        assert wait_until(ended, 60), self.shown
+        assert wait_until(ended, MUCH_S), self.shown
         os.close(self._leader)
         return self.process.wait()
 
@@ -272,7 +273,7 @@ def test_escape_at_the_terminal_stops_it_and_an_arrow_does_not(
     with AnsweringServer(find, delay_s=300) as thinking:
         command = arguments(pages, thinking.url, "act", "Click #open", "--live")
         terminal = Terminal([*command, "--save", str(tmp_path / "run")])
-        assert wait_until(lambda: thinking.bodies, 60)
+        assert wait_until(lambda: thinking.bodies, MUCH_S)
         terminal.press(b"\x1b[A")
         assert not wait_until(lambda: terminal.process.poll() is not None, 1)
         terminal.press(b"\x1b")
@@ -308,7 +309,7 @@ def test_bad_input_is_one_line_before_anything_starts(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=MUCH_S,
         env=clean_environment(),
         check=False,
     )
@@ -342,7 +343,7 @@ def navigate(pages: Pages, url: str, *more: str, **env: str) -> subprocess.Compl
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=MUCH_S,
         env=clean_environment(env),
         check=False,
     )

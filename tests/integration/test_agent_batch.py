@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -14,11 +15,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tests.integration.answering import AnsweringServer
 from tests.integration.serving import BELVEDERE, clean_environment, wait_until
 from tests.unit.agent.screens import painted
 
+MUCH_S = 150.0
 ROWS = 500
 SIZE = (320, 200)
 
@@ -35,6 +39,21 @@ def where(body: dict[str, Any]) -> str:
     if (found := re.search(r"(\d+), (\d+)", said)) is None:
         return "I see no such thing."
     return f'<answer>{{"coordinate": [{found[1]}, {found[2]}]}}</answer>'
+
+
+class HoldingServer(AnsweringServer):
+    """Answers like `where`, but not about rows from `held_from` on while there is such a number."""
+
+    held_from: int | None = None
+
+    async def _chat(self, request: Request) -> Response:
+        said = str(await request.json())
+        found = re.search(r"(\d+), \d+", said.rpartition("'text': ")[2])
+        while found and self.held_from is not None and int(found[1]) >= self.held_from:
+            if await request.is_disconnected():
+                return Response()
+            await asyncio.sleep(0.02)
+        return await super()._chat(request)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +91,19 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.fixture
+def holding() -> Iterator[HoldingServer]:
+    with HoldingServer(where) as server:
+        yield server
+
+
 def test_500_rows_killed_again_and_again_are_500_results(
-    server: AnsweringServer, tmp_path: Path
+    holding: HoldingServer, tmp_path: Path
 ) -> None:
-    """SIGKILL after a random number of rows, three times; then to the end."""
+    """SIGKILL after a random number of rows, three times; then to the end.
+
+    The last rows are held until then, so that none of the killed ones can have ended before.
+    """
     rows = [
         {"id": f"t{n}", "image": "screen.png", "instruction": f"Click {n}, {2 * n % 1000}"}
         for n in range(ROWS)
@@ -84,21 +112,22 @@ def test_500_rows_killed_again_and_again_are_500_results(
     output = tmp_path / "out.jsonl"
     seed = int.from_bytes(os.urandom(4), "big")
     chance = random.Random(seed)
-    reached = 0
+    reached, holding.held_from = 0, ROWS - 20
     for _ in range(3):
-        stop_at = reached + chance.randint(1, 120)
-        process = batch(tmp_path, server.url)
-        assert wait_until(lambda stop_at=stop_at: lines(output) >= stop_at, 90), f"seed {seed}"
+        stop_at = min(reached + chance.randint(1, 120), ROWS - 20)
+        process = batch(tmp_path, holding.url)
+        assert wait_until(lambda stop_at=stop_at: lines(output) >= stop_at, 150), f"seed {seed}"
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert lines(output) >= reached
         reached = lines(output)
         assert reached < ROWS
-    asked_before = len(server.bodies)
-    process = batch(tmp_path, server.url, "--json")
-    stdout, stderr = process.communicate(timeout=150)
+    holding.held_from = None
+    asked_before = len(holding.bodies)
+    process = batch(tmp_path, holding.url, "--json")
+    stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
-    more = len(server.bodies) - asked_before - (ROWS - reached)
+    more = len(holding.bodies) - asked_before - (ROWS - reached)
     assert 0 <= more <= 4, "rows were done twice"  # four of the killed one's may arrive late
     summary = json.loads(stdout)
     assert (summary["resumed"], summary["finished"]) == (reached, ROWS)
@@ -107,9 +136,9 @@ def test_500_rows_killed_again_and_again_are_500_results(
     for row in found:
         assert row["id"] == f"t{row['row']}"
         assert row["x"] == min(round(row["row"] * SIZE[0] / 999), SIZE[0] - 1)
-    again = batch(tmp_path, server.url)
+    again = batch(tmp_path, holding.url)
     assert (
-        again.communicate(timeout=60)[0]
+        again.communicate(timeout=MUCH_S)[0]
         == f"{ROWS} of {ROWS} rows, {ROWS} of them before in out.jsonl\n"
     )
     assert len(results(tmp_path)) == ROWS
@@ -119,10 +148,10 @@ def test_a_line_that_was_cut_is_done_again(server: AnsweringServer, tmp_path: Pa
     write_tasks(
         tmp_path, [{"image": "screen.png", "instruction": f"at {n}, {n}"} for n in range(5)]
     )
-    batch(tmp_path, server.url).communicate(timeout=60)
+    batch(tmp_path, server.url).communicate(timeout=MUCH_S)
     output = tmp_path / "out.jsonl"
     output.write_bytes(output.read_bytes()[:-20])
-    batch(tmp_path, server.url).communicate(timeout=60)
+    batch(tmp_path, server.url).communicate(timeout=MUCH_S)
     assert sorted(row["row"] for row in results(tmp_path)) == list(range(5))
 
 
@@ -136,7 +165,7 @@ def test_rows_that_fail_leave_the_others_alone(server: AnsweringServer, tmp_path
     write_tasks(tmp_path, rows)
     (tmp_path / "text.png").write_text("no picture")
     process = batch(tmp_path, server.url)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=MUCH_S)
     assert process.returncode == 8
     assert stdout == "4 of 4 rows; 3 failed in out.jsonl\n"
     types = {row["row"]: row.get("error", {}).get("type") for row in results(tmp_path)}
@@ -146,33 +175,38 @@ def test_rows_that_fail_leave_the_others_alone(server: AnsweringServer, tmp_path
     assert types[3] == "ActionError"
     (tmp_path / "missing.png").write_bytes(painted(size=SIZE).png)
     process = batch(tmp_path, server.url, "--retry-failed")
-    process.communicate(timeout=60)
+    process.communicate(timeout=MUCH_S)
     types = {row["row"]: row.get("error", {}).get("type") for row in results(tmp_path)}
     assert types[1] is None
     assert len(types) == len(results(tmp_path)) == 4
 
 
-def test_an_interrupt_ends_it_with_what_is_done(tmp_path: Path) -> None:
-    with AnsweringServer(where, delay_s=0.1) as slow:
-        write_tasks(tmp_path, many(400))
-        process = batch(tmp_path, slow.url)
-        assert wait_until(lambda: lines(tmp_path / "out.jsonl") >= 3, 60)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+def test_an_interrupt_ends_it_with_what_is_done(holding: HoldingServer, tmp_path: Path) -> None:
+    """The questions that are being asked then are never answered."""
+    holding.held_from = 3
+    write_tasks(tmp_path, many(400))
+    process = batch(tmp_path, holding.url)
+    assert wait_until(lambda: lines(tmp_path / "out.jsonl") >= 3, MUCH_S)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=MUCH_S)
     assert process.returncode == 130
-    assert 3 <= len(results(tmp_path)) < 400
+    assert sorted(row["row"] for row in results(tmp_path)) == [0, 1, 2]
 
 
-def test_two_at_once_on_one_file_are_refused(tmp_path: Path) -> None:
-    with AnsweringServer(where, delay_s=0.1) as slow:
-        write_tasks(tmp_path, many(400))
-        first = batch(tmp_path, slow.url)
-        assert wait_until(lambda: lines(tmp_path / "out.jsonl") >= 1, 60)
-        second = batch(tmp_path, slow.url)
-        _, stderr = second.communicate(timeout=60)
+def test_two_at_once_on_one_file_are_refused(holding: HoldingServer, tmp_path: Path) -> None:
+    """The first one is still at it when the second one comes, however long that takes."""
+    holding.held_from = 3
+    write_tasks(tmp_path, many(400))
+    first = batch(tmp_path, holding.url)
+    try:
+        assert wait_until(lambda: lines(tmp_path / "out.jsonl") >= 1, MUCH_S)
+        second = batch(tmp_path, holding.url)
+        _, stderr = second.communicate(timeout=MUCH_S)
+        assert first.poll() is None
         assert second.returncode == 2
         assert "Another process" in stderr
-        first.send_signal(signal.SIGKILL)
+    finally:
+        first.kill()
         first.communicate()
 
 

@@ -530,7 +530,11 @@ class TestNavigation:
 
 
 def test_the_event_loop_is_never_blocked() -> None:
-    """While large screenshots are decoded and encoded, a ticker goes on."""
+    """While large screenshots are decoded and encoded, a ticker goes on.
+
+    Between two ticks the loop's thread has little of the processor time that all threads have:
+    unlike time on the clock, that does not grow while the machine does something else.
+    """
     large = screenshot(4000, 3000)
 
     async def go() -> float:
@@ -539,9 +543,9 @@ def test_the_event_loop_is_never_blocked() -> None:
         async def tick() -> None:
             nonlocal longest_s
             while not done.is_set():
-                before_s = time.perf_counter()
+                before_s = time.thread_time()
                 await asyncio.sleep(0.005)
-                longest_s = max(longest_s, time.perf_counter() - before_s)
+                longest_s = max(longest_s, time.thread_time() - before_s)
 
         ticking = asyncio.create_task(tick())
         options = GroundingOptions(max_pixels=8_000_000, zoom=Zoom())
@@ -552,9 +556,9 @@ def test_the_event_loop_is_never_blocked() -> None:
         return longest_s
 
     with AnsweringServer(point(5, 5)) as other:
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         longest_s = asyncio.run(go())
-        whole_s = time.perf_counter() - started_s
+        whole_s = time.process_time() - started_s
     assert longest_s < whole_s / 2
 
 
@@ -563,6 +567,7 @@ def test_a_cancelled_question_ends_at_once() -> None:
         async with AsyncMAIUIClient(other.url) as client:
             asking = asyncio.create_task(client.get_action(screenshot(), "Click Save"))
             while not other.bodies:
+                assert not asking.done(), asking
                 await asyncio.sleep(0.01)
             started_s = time.perf_counter()
             asking.cancel()

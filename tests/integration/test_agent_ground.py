@@ -27,7 +27,7 @@ def ground(screen: Path, url: str, *more: str) -> subprocess.CompletedProcess[st
         [*BELVEDERE, "ground", str(screen), "Click Save", "--url", url, *more],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         env=clean_environment(),
         check=False,
     )
