@@ -74,7 +74,7 @@ def test_no_torch_outside_the_engines(module: str) -> None:
         "print({'torch', 'transformers', 'vllm', 'torchvision'} & set(sys.modules) or 'light')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=True
     )
     assert done.stdout.strip() == "light"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import struct
 import zlib
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 from PIL import Image
@@ -51,6 +53,18 @@ def gradient(width: int = 64, height: int = 48) -> Image.Image:
     vertical = Image.linear_gradient("L").resize((width, height))
     diagonal = Image.radial_gradient("L").resize((width, height))
     return Image.merge("RGB", (horizontal, vertical, diagonal))
+
+
+def noise(width: int, height: int, *, sigma: float = 80, mode: str = "RGB") -> Image.Image:
+    """No two pixels have anything to do with each other; the same ones each time.
+
+    Normally distributed around 128, as Pillow's `effect_noise`, which cannot be seeded.
+    """
+    spread = NormalDist(128, sigma)
+    levels = [spread.inv_cdf((level + 0.5) / 256) for level in range(256)]
+    table = bytes(min(255, max(0, round(value))) for value in levels)
+    samples = random.Random(1).randbytes(width * height * len(mode)).translate(table)
+    return Image.frombytes(mode, (width, height), samples)
 
 
 def data_url(data: bytes, media_type: str = "image/png") -> str:

@@ -132,7 +132,7 @@ def reference() -> dict[str, list[Any]]:
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answer: dict[str, list[Any]] = json.loads(done.stdout)

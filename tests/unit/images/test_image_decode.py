@@ -24,6 +24,7 @@ from image_files import (
     gradient,
     ihdr,
     matrix_profile,
+    noise,
     raw_png,
     saved,
 )
@@ -213,7 +214,7 @@ def test_libvips_says_nothing_of_what_it_met(request: pytest.FixtureRequest) -> 
     """Not on stderr and not in the log: senders would choose the words."""
     script = QUIET.format(folder=str(request.path.parent))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=500
     )
     assert done.stderr == ""
     assert "secret" not in done.stdout
@@ -413,7 +414,8 @@ def test_frames_are_counted_and_the_first_is_used(image_format: str) -> None:
 
 
 BOMBS = """
-import resource, struct, sys, zlib
+import struct, sys, zlib
+from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_image_decode import LIMITS, REJECTED, decoded
 from belvedere.errors import ImageError
@@ -421,28 +423,34 @@ from image_files import raw_png
 decoded(raw_png(1, 1, bytes(3)))
 bombs = [REJECTED[name][0]() for name in ("30000x30000", "2**31 a side", "BMP 30000x30000",
          "GIF 30000x30000", "GIF frame outside", "WebP 16M x 16M", "PNG 80 MB zTXt")]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_kib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+before = peak_kib()
 for data in bombs:
     try:
         decoded(data)
     except ImageError:
         continue
     raise SystemExit("accepted")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
 
 
 def test_bombs_take_no_memory(request: pytest.FixtureRequest) -> None:
-    """A header that claims gigapixels costs less than 50 MB of resident memory."""
+    """A header that claims gigapixels costs less than 50 MB of resident memory.
+
+    Measured at the process's own peak: getrusage's begins with that of the process that started it.
+    """
     script = BOMBS.format(folder=str(request.path.parent))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=500
     )
     assert int(done.stdout) < 50 * 1024
 
 
 def noisy(mode: str, size: tuple[int, int] = (61, 47)) -> Image.Image:
-    return Image.merge(mode, [Image.effect_noise(size, 60) for _ in mode])
+    return noise(*size, sigma=60, mode=mode)
 
 
 SCREENSHOTS: dict[str, bytes] = {

@@ -63,7 +63,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[floa
         input=json.dumps(jobs),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(CASES, json.loads(done.stdout), strict=True))

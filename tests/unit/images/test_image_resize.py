@@ -1,10 +1,14 @@
-"""Shrinking is exact in size and, in pixels, as close to Pillow's bicubic as the house demands."""
+"""Shrinking is exact in size and, in pixels, as close to Pillow's bicubic as the house demands.
+
+Held to on noise, the hardest picture there is.
+"""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import noise
 from PIL import Image, ImageChops, ImageStat
 
 from belvedere.images.geometry import Size
@@ -12,11 +16,6 @@ from belvedere.images.pixels import Pixels
 from belvedere.images.resize import resize
 
 SIDE = st.integers(1, 300)
-
-
-def noise(width: int, height: int) -> Image.Image:
-    """The hardest picture there is: no two pixels have anything to do with each other."""
-    return Image.merge("RGB", [Image.effect_noise((width, height), 80) for _ in range(3)])
 
 
 def difference(image: Image.Image, size: tuple[int, int]) -> tuple[float, int]:

@@ -161,7 +161,7 @@ def counted() -> list[dict[str, int]]:
         input=json.dumps(configs),
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answer: list[dict[str, int]] = json.loads(done.stdout)
