@@ -89,6 +89,7 @@ class AnsweringServer:
         self._thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
         self._thread.start()
         while not self._server.started:
+            assert self._thread.is_alive(), "the server did not start"
             time.sleep(0.005)
         return self
 

@@ -53,16 +53,22 @@ class Reader:
 
     def rest(self) -> list[str]:
         """All events, once the stream has ended."""
-        self._thread.join(30)
+        self._thread.join(90)
         assert not self._thread.is_alive()
         return self.events
 
 
 def busy_one(engines: list[LiveEngine]) -> LiveEngine:
     """The engine that computes the only request."""
-    assert wait_until(lambda: any(engine.busy for engine in engines)), "no engine got the request"
-    (found,) = [engine for engine in engines if engine.busy]
-    return found
+    found: list[LiveEngine] = []
+
+    def looks() -> bool:
+        found[:] = [engine for engine in engines if engine.busy]
+        return bool(found)
+
+    assert wait_until(looks), "no engine got the request"
+    (one,) = found
+    return one
 
 
 def others(engines: list[LiveEngine], one: LiveEngine) -> list[LiveEngine]:

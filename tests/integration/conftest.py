@@ -22,9 +22,9 @@ def stage(own_folders: None) -> Iterator[Stage]:
 def hasty_stage(own_folders: None) -> Iterator[Stage]:
     """The same, but it gives up on an engine that says nothing for a moment."""
     moments = {
-        "BELVEDERE_FIRST_TOKEN_TIMEOUT_S": "2",
-        "BELVEDERE_INTER_TOKEN_TIMEOUT_S": "2",
-        "BELVEDERE_REQUEST_TIMEOUT_S": "2",
+        "BELVEDERE_FIRST_TOKEN_TIMEOUT_S": "6",
+        "BELVEDERE_INTER_TOKEN_TIMEOUT_S": "6",
+        "BELVEDERE_REQUEST_TIMEOUT_S": "6",
     }
     with (
         running_server("--no-model", "--fleet", "hasty", env=moments) as server,
@@ -35,5 +35,5 @@ def hasty_stage(own_folders: None) -> Iterator[Stage]:
 
 @pytest.fixture
 def client(stage: Stage) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=stage.server.url, timeout=30) as client:
+    with httpx2.Client(base_url=stage.server.url, timeout=60) as client:
         yield client

@@ -71,14 +71,14 @@ def gateway_for(
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    loop_ready.wait(10)
+    assert loop_ready.wait(60)
     host, port = sock.getsockname()
     try:
-        with httpx2.Client(base_url=f"http://{host}:{port}", timeout=20) as client:
-            wait_until(lambda: stop[0].started)
+        with httpx2.Client(base_url=f"http://{host}:{port}", timeout=60) as client:
+            assert wait_until(lambda: stop[0].started)
             yield client
     finally:
         stop[0].should_exit = True
-        thread.join(20)
+        thread.join(60)
         sock.close()
         assert not thread.is_alive()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,11 +30,20 @@ BELVEDERE = [sys.executable, "-m", "belvedere"]
 
 @dataclass
 class RunningServer:
-    """A server process and what it printed."""
+    """A server process and what it has printed up to now."""
 
     process: subprocess.Popen[str]
     url: str
     stderr: list[str] = field(default_factory=list)
+    drain: threading.Thread | None = field(default=None, repr=False)
+
+    def ended(self, timeout_s: float = 120.0) -> int:
+        """Its exit code; all that it and its children wrote is in `stderr` then."""
+        code = self.process.wait(timeout_s)
+        assert self.drain is not None
+        self.drain.join(timeout_s)
+        assert not self.drain.is_alive(), "a child of the server lives on"
+        return code
 
     def descendants(self) -> list[psutil.Process]:
         """The supervisor, the engine and whatever they started."""
@@ -69,6 +81,7 @@ def running_server(
     )
     server = RunningServer(process, url="")
     drain = threading.Thread(target=_collect, args=(process, server.stderr), daemon=True)
+    server.drain = drain
     drain.start()
     try:
         if ready:
@@ -82,7 +95,7 @@ def running_server(
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
-        drain.join(5)
+        drain.join(60)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -111,10 +124,29 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**kept, **private_state(), "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
-def wait_gone(processes: list[psutil.Process], timeout_s: float = 30.0) -> list[psutil.Process]:
+def quiet_port() -> int:
+    """A free port below those that the kernel gives to whoever asks for any.
+
+    One of those might be somebody else's before the test has bound it, or bound it again.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    while True:
+        port = random.SystemRandom().randrange(10_000, int(limits[0]))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def wait_gone(processes: list[psutil.Process], timeout_s: float = 60.0) -> list[psutil.Process]:
     """Those of `processes` that still run after `timeout_s`."""
     _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in alive if _runs(one)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:

@@ -33,7 +33,7 @@ from tests.integration.serving import RunningServer, wait_until
 __all__ = ["FAST", "LiveEngine", "Stage"]
 
 T = TypeVar("T")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 FAST = RestartPolicy(max_crashes=5, base_s=0.1, cap_s=0.2)
 WATCHED = HangPolicy(timeout_s=60.0, suspect_timeout_s=1.0, poll_s=0.2)
 
@@ -52,9 +52,16 @@ class LiveEngine:
     @property
     def process(self) -> psutil.Process:
         """Its present process; waits for the next one while there is none."""
-        assert wait_until(lambda: self.status.pid is not None)
-        assert self.status.pid is not None
-        return psutil.Process(self.status.pid)
+        found: list[psutil.Process] = []
+
+        def finds() -> bool:
+            if (pid := self.status.pid) is not None:
+                with suppress(psutil.NoSuchProcess):
+                    found.append(psutil.Process(pid))
+            return bool(found)
+
+        assert wait_until(finds)
+        return found[0]
 
     @property
     def stats(self) -> dict[str, int]:
@@ -87,7 +94,7 @@ class LiveEngine:
         transport = httpx2.HTTPTransport(uds=endpoint.uds)
         headers = {"authorization": f"Bearer {endpoint.api_key}"}
         with httpx2.Client(
-            transport=transport, base_url=endpoint.base_url, headers=headers, timeout=10
+            transport=transport, base_url=endpoint.base_url, headers=headers, timeout=30
         ) as client:
             return client.request(method, path, json=body)
 
@@ -181,7 +188,7 @@ class Stage:
         if ready:
             for engine in self.engines(model):
                 self._run(self.fleet.wait_ready(engine.name))
-            assert wait_until(lambda: self._serves(model)), f"{model} is not served"
+            assert wait_until(lambda: self._serves(model, replicas)), f"{model} is not served"
         return self.engines(model)
 
     def sleep(self, engine: LiveEngine, level: int = 1) -> None:
@@ -194,10 +201,9 @@ class Stage:
             assert await self.fleet.wait_stopped(name, START_TIMEOUT_S)
             await self.fleet.forget(name)
 
-    def _serves(self, model: str) -> bool:
-        replicas = httpx2.get(f"{self.server.url}/health").json()["replicas"]
-        states = [one["state"] for one in replicas if one["model"] == model]
-        return bool(states) and set(states) == {"ready"}
+    def _serves(self, model: str, count: int) -> bool:
+        replicas = httpx2.get(f"{self.server.url}/health", timeout=30).json()["replicas"]
+        return [one["state"] for one in replicas if one["model"] == model] == ["ready"] * count
 
     def _spec(self, deployment: Deployment, index: int, options: tuple[str, ...]) -> EngineSpec:
         uds, key = str(self.fleet.directory / f"{secrets.token_hex(4)}.sock"), secrets.token_hex()
@@ -218,4 +224,4 @@ class Stage:
         )
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(90)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(300)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import signal
-import socket
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx2
 import psutil
 import pytest
 
 from tests.integration.callers import CHAT, asking
-from tests.integration.serving import RunningServer, running_server, wait_gone, wait_until
+from tests.integration.serving import (
+    RunningServer,
+    quiet_port,
+    running_server,
+    wait_gone,
+    wait_until,
+)
 from tests.integration.stage import Stage
 
 SUPERVISOR = "belvedere.engines.supervisor"
-TAKES_OVER_S = 60.0
-"""Most of it is Python's start on a busy machine; loading a model again takes longer."""
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return quiet_port()
 
 
 def kill(server: RunningServer) -> list[psutil.Process]:
@@ -40,7 +42,8 @@ def leftovers() -> Iterator[list[psutil.Process]]:
     processes: list[psutil.Process] = []
     yield processes
     for process in wait_gone(processes, 0):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def is_ready(url: str) -> bool:
@@ -57,21 +60,20 @@ def ask(url: str, model: str) -> httpx2.Response:
 def test_a_named_fleet_is_found_again_with_its_models_and_aliases(
     port: int, leftovers: list[psutil.Process]
 ) -> None:
-    arguments = ("--no-model", "--fleet", "again", "--port", str(port), "--linger-s", "60")
+    arguments = ("--no-model", "--fleet", "again", "--port", str(port), "--linger-s", "300")
     with running_server(*arguments) as first:
-        with Stage("again", first, linger_s=60) as stage:
+        with Stage("again", first, linger_s=300) as stage:
             engines = stage.start("kept", replicas=2, aliases=("also",))
             pids = {engine.name: engine.process.pid for engine in engines}
         assert ask(first.url, "also").status_code == 200
         leftovers += kill(first)
         assert set(wait_gone(leftovers, 0)) == set(leftovers)
-        started_s = time.monotonic()
         with running_server(*arguments) as second:
             assert wait_until(lambda: ask(second.url, "kept").status_code == 200)
-            assert time.monotonic() - started_s < TAKES_OVER_S
             assert ask(second.url, "also").status_code == 200
             with Stage("again", second) as stage:
                 found = {engine.name: engine.process.pid for engine in stage.engines("kept")}
+                assert {engine.status.launch for engine in stage.engines("kept")} == {1}
             assert found == pids
             second.process.send_signal(signal.SIGTERM)
             assert second.process.wait(60) == 0
@@ -98,7 +100,7 @@ def test_a_killed_supervisor_ends_the_server_and_every_engine(
             stage.start("headless", replicas=2)
         leftovers += server.descendants()
         server.descendant(SUPERVISOR).kill()
-        assert server.process.wait(60) == 4
+        assert server.ended() == 4
         assert wait_gone(leftovers) == []
         assert "supervisor" in "".join(server.stderr)
         assert "Traceback" not in "".join(server.stderr)
@@ -109,14 +111,13 @@ def test_a_restarted_server_on_the_same_port_does_not_load_its_model_again(
     port: int, leftovers: list[psutil.Process]
 ) -> None:
     url = f"http://127.0.0.1:{port}"
-    with running_server("--port", str(port), ready=False) as first:
-        assert wait_until(lambda: is_ready(url), 90)
+    arguments = ("--port", str(port), "--linger-s", "300")
+    with running_server(*arguments, ready=False) as first:
+        assert wait_until(lambda: is_ready(url), 300)
         assert ask(url, "belvedere-mini").status_code == 200, "ready is said too early"
         (before,) = first.running("belvedere.engines.local")
         leftovers += kill(first)
-        started_s = time.monotonic()
-        with running_server("--port", str(port)) as second:
-            assert time.monotonic() - started_s < TAKES_OVER_S
+        with running_server(*arguments) as second:
             assert ask(second.url, "belvedere-mini").status_code == 200
             (engine,) = httpx2.get(second.url + "/health").json()["replicas"]
             assert (engine["state"], engine["launches"]) == ("ready", 1)

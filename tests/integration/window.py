@@ -58,7 +58,11 @@ def main() -> None:
         Path(f"{log}.new").replace(f"{log}.text")
         window.after(50, keep)
 
-    window.after(200, lambda: note("ready"))
+    window.wait_visibility()
+    for _ in range(3):
+        window.update()
+        window.winfo_pointerxy()  # a question to the X server: what was sent before has happened
+    note("ready")
     window.after(50, keep)
     window.mainloop()
 
