@@ -73,14 +73,14 @@ def test_a_load_whose_engine_gives_up_is_told_and_leaves_nothing(
     unwatched = {"model_path": str(folder), "served_model_name": "later", "wait": False}
     with stage.cast("well"):
         assert client.post(LOAD, json=unwatched).status_code == 202
-        answer = client.post(LOAD, json={"model_path": str(folder)}, timeout=90)
+        answer = client.post(LOAD, json={"model_path": str(folder)}, timeout=300)
         assert client.post(CHAT, json=asking("well")).status_code == 200
         assert answer.status_code == 502
         error = answer.json()["error"]
         assert error["code"] == "engine_start_failed"
         assert "no_such_model" in error["message"]
         assert "Traceback" not in error["message"]
-        assert wait_until(lambda: len(_failed_loads(client)) == 2, 60)
+        assert wait_until(lambda: len(_failed_loads(client)) == 2, 180)
         failed = _failed_loads(client)
         assert {one["model"] for one in failed} == {"later", "strange"}
         assert {one["model_path"] for one in failed} == {str(folder)}

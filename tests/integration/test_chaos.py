@@ -156,14 +156,22 @@ def test_the_house_stands_after_a_thousand_blows(stage: Stage, client: httpx2.Cl
         assert mob.toll.surprises == []
         assert mob.toll.statuses[200] > REQUESTS // 20
         assert wait_until(lambda: all(one.status.state == "ready" for one in engines), 60)
-        assert wait_until(lambda: all(one.busy == 0 for one in engines), 15)
-        assert wait_until(lambda: client.post(CHAT, json=asking("chaos")).status_code == 200, 10)
+        assert wait_until(lambda: all(is_idle(one) for one in engines))
+        assert wait_until(lambda: client.post(CHAT, json=asking("chaos")).status_code == 200)
         health = client.get("/health").json()
         assert health["queue"].get("chaos", 0) == 0
         grown_bytes = footprint(gateway)[0] - before[0]
         flat = wait_until(lambda: is_flat(before, footprint(gateway)), 60)
         assert flat, f"descriptors and threads grew: {before} -> {footprint(gateway)}"
     assert grown_bytes < 20 * 1024**2
+
+
+def is_idle(engine: LiveEngine) -> bool:
+    """Whether it has no request; of one that was killed just now nobody may have heard yet."""
+    try:
+        return engine.busy == 0
+    except httpx2.TransportError:
+        return False
 
 
 def is_flat(before: tuple[int, int, int], now: tuple[int, int, int]) -> bool:

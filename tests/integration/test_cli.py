@@ -25,7 +25,7 @@ def run(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedPro
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=clean_environment(env),
         check=False,
     )
@@ -205,7 +205,7 @@ def test_help_imports_nothing_heavy() -> None:
         " & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
-        [BELVEDERE[0], "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [BELVEDERE[0], "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stderr.strip() == "[]"
     assert "serve" in done.stdout

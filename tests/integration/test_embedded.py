@@ -24,10 +24,10 @@ def test_it_answers_with_its_key_only_and_leaves_nothing() -> None:
     with EmbeddedServer(Settings()) as server:
         children = [one for one in psutil.Process().children(recursive=True) if one not in before]
         assert len(children) == 2, "a supervisor and an engine"
-        with Connection(server.url, api_key=server.api_key, model=None, timeout_s=30) as connection:
+        with Connection(server.url, api_key=server.api_key, model=None, timeout_s=90) as connection:
             assert connection.complete(HELLO)["choices"]
         with (
-            Connection(server.url, api_key=None, model=None, timeout_s=30) as stranger,
+            Connection(server.url, api_key=None, model=None, timeout_s=90) as stranger,
             pytest.raises(AuthenticationFailed),
         ):
             stranger.complete(HELLO)
@@ -53,7 +53,7 @@ def test_ctrl_c_while_loading_leaves_nothing(count: int) -> None:
     assert wait_until(lambda: len(generating.children(recursive=True)) >= count)
     children = generating.children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert wait_gone(children) == []

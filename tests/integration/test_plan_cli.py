@@ -43,7 +43,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "belvedere", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env=environment,
         check=False,
     )
@@ -148,7 +148,7 @@ def test_planning_imports_nothing_heavy() -> None:
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.stderr == "[]\n"
 
@@ -199,7 +199,7 @@ def vllm_answers() -> dict[str, dict[str, Any]]:
         input=json.dumps(argvs),
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
         env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
         check=False,
     )

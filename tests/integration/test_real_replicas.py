@@ -23,13 +23,13 @@ from tests.integration.serving import RunningServer, running_server, wait_until
 from tests.integration.stage import LiveEngine, Stage
 
 pytestmark = pytest.mark.engine
-LONG = {"max_tokens": 3000, "ignore_eos": True, "temperature": 0}
+LONG = {"max_tokens": 12_000, "ignore_eos": True, "temperature": 0}
 Two = tuple[RunningServer, list[LiveEngine]]
 
 
 @pytest.fixture(scope="module")
 def two(own_folders: None) -> Iterator[Two]:
-    times = {"BELVEDERE_FIRST_TOKEN_TIMEOUT_S": "20", "BELVEDERE_INTER_TOKEN_TIMEOUT_S": "4"}
+    times = {"BELVEDERE_FIRST_TOKEN_TIMEOUT_S": "20", "BELVEDERE_INTER_TOKEN_TIMEOUT_S": "10"}
     with (
         running_server("--replicas", "2", "--fleet", "two", env=times) as server,
         Stage("two", server) as stage,
@@ -40,8 +40,8 @@ def two(own_folders: None) -> Iterator[Two]:
 @pytest.fixture
 def api(two: Two) -> Iterator[httpx2.Client]:
     server, engines = two
-    with httpx2.Client(base_url=server.url, timeout=90) as client:
-        assert wait_until(lambda: client.get("/health").json()["status"] == "ok", 60)
+    with httpx2.Client(base_url=server.url, timeout=180) as client:
+        assert wait_until(lambda: client.get("/health").json()["status"] == "ok", 180)
         assert wait_until(lambda: not any(engine.busy for engine in engines))
         yield client
 
@@ -50,13 +50,13 @@ def test_a_kill_is_retried_before_and_told_after_the_first_byte(
     two: Two, api: httpx2.Client
 ) -> None:
     engines = two[1]
-    body = asking("belvedere-mini", "whole", **{**LONG, "max_tokens": 200})
+    body = asking("belvedere-mini", "whole", **{**LONG, "max_tokens": 1500})
     with in_background(api, body) as answer:
         hit = busy_one(engines)
         hit.process.kill()
-        response = answer.result(60)
+        response = answer.result(180)
     assert response.status_code == 200
-    assert response.json()["usage"]["completion_tokens"] == 200
+    assert response.json()["usage"]["completion_tokens"] == 1500
     (other,) = others(engines, hit)
     reader = Reader(api, asking("belvedere-mini", "stream", **LONG))
     assert wait_until(lambda: len(reader.events) >= 3)
@@ -90,4 +90,4 @@ def test_clients_that_leave_free_the_engine_within_two_seconds(
             connections.enter_context(raw_request(server.url, body))
         assert wait_until(lambda: sum(engine.busy for engine in engines) == 4)
         assert any(engine.stats["waiting"] for engine in engines), "some are queued"
-    assert wait_until(lambda: not any(engine.busy for engine in engines), 15)
+    assert wait_until(lambda: not any(engine.busy for engine in engines), 30)

@@ -24,7 +24,7 @@ from tests.integration.callers import (
 from tests.integration.serving import wait_gone, wait_until
 from tests.integration.stage import LiveEngine, Stage
 
-SLOW = {"tokens": 8, "ttft_s": 60.0}
+SLOW = {"tokens": 8, "ttft_s": 600.0}
 ENDLESS = {"tokens": 100_000, "itl_s": 0.02}
 SHORT = {"tokens": 3}
 
@@ -43,7 +43,7 @@ def test_a_kill_before_the_first_byte_is_retried_once_elsewhere(
             other.play(default=SHORT)
             launch = hit.status.launch
             hit.process.kill()
-            response = answer.result(30)
+            response = answer.result(60)
         assert response.status_code == 200
         assert response.text.count("tok0") == 1
         assert other.stats["requests"] == 2, "the ready probe and the retry"
@@ -54,11 +54,12 @@ def test_a_kill_before_the_first_byte_is_retried_once_elsewhere(
 def test_a_kill_of_the_only_replica_is_a_503_and_it_comes_back(
     stage: Stage, client: httpx2.Client
 ) -> None:
-    with stage.cast("single") as (engine,):
+    slow = RestartPolicy(max_crashes=5, base_s=4.0, cap_s=4.0)
+    with stage.cast("single", restart=slow) as (engine,):
         engine.play(SLOW)
         with in_background(client, asking("single")) as answer:
             busy_one([engine]).process.kill()
-            response = answer.result(30)
+            response = answer.result(60)
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "engine_unavailable"
         assert int(response.headers["retry-after"]) > 0
@@ -92,7 +93,7 @@ def test_a_hung_replica_is_a_timeout_and_replaced_while_the_other_serves(
 ) -> None:
     with (
         hasty_stage.cast("hung", replicas=2) as engines,
-        httpx2.Client(base_url=hasty_stage.server.url, timeout=30) as client,
+        httpx2.Client(base_url=hasty_stage.server.url, timeout=60) as client,
     ):
         for engine in engines:
             engine.play(default=ENDLESS if when == "in mid-stream" else SLOW)
@@ -107,7 +108,7 @@ def test_a_hung_replica_is_a_timeout_and_replaced_while_the_other_serves(
             with in_background(client, body) as answer:
                 hit = busy_one(engines)
                 hit.process.send_signal(signal.SIGSTOP)
-                response = answer.result(30)
+                response = answer.result(60)
             assert response.status_code == 504
             assert response.json()["error"]["code"] == "engine_timeout"
         (other,) = others(engines, hit)
@@ -181,7 +182,7 @@ def test_one_and_the_same_request_survives_kills_from_outside(
                 launch = hit.status.launch
                 others(engines, hit)[0].play(default=SHORT)
                 hit.process.kill()
-                assert answer.result(30).status_code == 200, f"kill {turn}"
+                assert answer.result(60).status_code == 200, f"kill {turn}"
             assert hit.comes_back(launch)
 
 
@@ -202,24 +203,25 @@ def test_a_client_that_leaves_frees_its_engine_within_two_seconds(
             assert engine.stats["waiting"] == count - 1
             if where == "in mid-stream":
                 assert wait_until(lambda: engine.stats["generated_tokens"] > 5)
-        assert wait_until(lambda: engine.busy == 0, 15)
-        assert wait_until(lambda: view_of(client, engine)["in_flight"] == 0, 15)
+        assert wait_until(lambda: engine.busy == 0, 30)
+        assert wait_until(lambda: view_of(client, engine)["in_flight"] == 0, 30)
 
 
 def test_unloading_a_model_in_use_lets_its_stream_finish(
     stage: Stage, client: httpx2.Client
 ) -> None:
-    with stage.cast("used", replicas=2) as engines:
+    with stage.cast("used", replicas=2, drain_s=60.0) as engines:
         for engine in engines:
-            engine.play(default={"tokens": 100, "itl_s": 0.05})
+            engine.play(default={"tokens": 100, "itl_s": 0.1})
         processes = [engine.process for engine in engines]
         reader = Reader(client, asking("used"))
         assert wait_until(lambda: reader.tokens >= 3)
         with ThreadPoolExecutor(1) as pool:
             unloading = pool.submit(client.post, "/api/v1/inference/unload", json={"model": "used"})
-            assert wait_until(lambda: client.post(CHAT, json=asking("used")).status_code == 503)
+            brief = asking("used", max_tokens=1)
+            assert wait_until(lambda: client.post(CHAT, json=brief).status_code == 503)
             events = reader.rest()
-            assert unloading.result(30).json()["success"] is True
+            assert unloading.result(60).json()["success"] is True
         assert events[-1] == "[DONE]"
         assert sum("tok" in event for event in events) == 100
         gone = client.post(CHAT, json=asking("used"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,13 @@ import pytest
 from belvedere.engines.local_spec import mini_folder
 from belvedere.testing import FakeEngine, Script
 from tests.integration.callers import CHAT, asking
-from tests.integration.serving import RunningServer, clean_environment, running_server, wait_until
+from tests.integration.serving import (
+    RunningServer,
+    clean_environment,
+    quiet_port,
+    running_server,
+    wait_until,
+)
 from tests.integration.stage import Stage
 
 KEY = "key-of-the-mapped-upstream"
@@ -29,8 +34,7 @@ class Elsewhere:
     """A fake server process that can be killed and started again on its port."""
 
     def __init__(self, model: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = quiet_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._model = model
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,7 +63,7 @@ class Elsewhere:
 
     @property
     def requests(self) -> int:
-        return int(httpx2.get(f"{self.url}/stats").json()["requests"])
+        return int(httpx2.get(f"{self.url}/stats", timeout=30).json()["requests"])
 
     def _answers(self) -> bool:
         try:
@@ -151,7 +155,9 @@ def test_names_and_keys_are_those_of_each_upstream(
 def test_an_upstream_that_refuses_the_key_says_what_to_set(
     client: httpx2.Client, elsewhere: Elsewheres
 ) -> None:
-    found = state_of(client, elsewhere.closed.url)
+    url = elsewhere.closed.url
+    assert wait_until(lambda: state_of(client, url)["state"] != "starting")
+    found = state_of(client, url)
     assert (found["state"], found["models"]) == ("failed", [])
     assert "api_key" in found["error"]
     everything = client.get("/health").text + client.get("/api/v1/inference/status").text
@@ -234,14 +240,13 @@ def _replicas(client: httpx2.Client, model: str) -> list[str]:
 
 
 def test_a_server_whose_only_upstream_is_away_is_not_ready(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{quiet_port()}"
     key = {"BELVEDERE_UPSTREAM_API_KEY": "k"}
     with (
         running_server("--upstream", url, env=key) as server,
-        httpx2.Client(base_url=server.url) as client,
+        httpx2.Client(base_url=server.url, timeout=30) as client,
     ):
+        assert wait_until(lambda: state_of(client, url)["state"] == "failed")
         assert wait_until(lambda: client.get("/health").json()["status"] == "unavailable")
         assert client.get("/health/ready").status_code == 503
         assert state_of(client, url)["error"] == "It does not answer."

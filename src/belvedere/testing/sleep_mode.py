@@ -22,7 +22,7 @@ class SleepScript:
 
     Attributes:
         sleep_mode: the routes are there, as with vLLM's ``--enable-sleep-mode``.
-        sleep_s, wake_s, reload_s: what they take.
+        sleep_s, wake_s, reload_s: what they take, also where they fail.
         sleep_fail, wake_fail: ``error`` answers 500, ``hang`` never, ``exit`` ends the process.
     """
 
@@ -88,12 +88,9 @@ class SleepMode:
 
 
 async def _fares(fault: SleepFailure, takes_s: float) -> bool:
-    match fault:
-        case "error":
-            return False
-        case "hang":
-            await asyncio.Event().wait()
-        case "exit":
-            os._exit(9)
+    if fault == "hang":
+        await asyncio.Event().wait()
     await asyncio.sleep(takes_s)
-    return True
+    if fault == "exit":
+        os._exit(9)
+    return fault != "error"
