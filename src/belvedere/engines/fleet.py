@@ -152,8 +152,7 @@ class Fleet:
         Raises:
             EngineFailed: it cannot sleep now, or did not and is being started again.
         """
-        await self._ask("sleep", name=name, level=level, abort=abort)
-        await self._settled(name)
+        await self._settled(name, await self._ask("sleep", name=name, level=level, abort=abort))
 
     async def wake(self, name: str) -> None:
         """Wakes an engine; returns when it has generated something.
@@ -161,21 +160,25 @@ class Fleet:
         Raises:
             EngineFailed: it did not wake up and is being started again.
         """
-        await self._ask("wake", name=name)
-        await self._settled(name)
+        await self._settled(name, await self._ask("wake", name=name))
 
-    async def _settled(self, name: str) -> None:
-        """Waits until an engine neither falls asleep nor wakes; the supervisor limits that."""
+    async def _settled(self, name: str, answer: dict[str, Any]) -> None:
+        """Waits until an engine neither falls asleep nor wakes; the supervisor limits that.
+
+        Args:
+            answer: to the order. All may be over when it is looked at here.
+        """
         async with self._changed:
-            before = status = self._statuses.get(name)
+            status = self._statuses.get(name)
             while status is not None and status.phase in _TURNING and not self.lost.is_set():
                 await self._changed.wait()
                 status = self._statuses.get(name)
         state = status.state if status is not None else "stopped"
-        same = status is not None and before is not None and status.launch == before.launch
+        same = status is not None and status.launch == answer["launches"].get(name)
         if not same or state not in ("ready", "asleep") or self.lost.is_set():
             error = status.error if status is not None else None
-            raise EngineFailed(error or f"The engine {name!r} is {state}.")
+            what = "was started again" if state in ("ready", "asleep") else f"is {state}"
+            raise EngineFailed(error or f"The engine {name!r} {what}.")
 
     async def wait_ready(
         self, name: str, on_status: Callable[[EngineStatus], None] | None = None
@@ -243,7 +246,7 @@ class Fleet:
     async def _ask(
         self, op: str, *, timeout_s: float = _REPLY_TIMEOUT_S, **fields: object
     ) -> dict[str, Any]:
-        """The reply to a request.
+        """The reply to a request; `launches` are those of all engines when it was given.
 
         Raises:
             EngineFailed: the supervisor refuses, or is gone.
@@ -302,7 +305,8 @@ class Fleet:
                 self._complete.set()
             case {"reply": int(number)} if number in self._replies:
                 if not self._replies[number].done():
-                    self._replies[number].set_result(message)
+                    launches = {name: one.launch for name, one in self._statuses.items()}
+                    self._replies[number].set_result({**message, "launches": launches})
         return False
 
     async def _tell(self) -> None:

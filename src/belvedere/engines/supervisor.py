@@ -36,7 +36,7 @@ from belvedere.engines.sleeper import CannotSleep
 __all__ = ["Supervisor", "main"]
 
 _log = logging.getLogger(__name__)
-_FIRST_ATTACH_TIMEOUT_S = 15.0
+_FIRST_ATTACH_TIMEOUT_S = 60.0
 _FAREWELL_TIMEOUT_S = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _Cause = Literal["signal", "left alone", "goodbye", "gone"]

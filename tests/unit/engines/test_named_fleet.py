@@ -21,7 +21,7 @@ import pytest
 from engine_scripts import KEY, alive, fake_spec, gone_within, script_spec
 
 from belvedere.engines.attachment import Attachment
-from belvedere.engines.base import EngineSpec, EngineStatus
+from belvedere.engines.base import EngineSpec, EngineStatus, SleepPolicy
 from belvedere.engines.fleet import Fleet
 from belvedere.engines.keeper import Keeper
 from belvedere.engines.protocol import PROTOCOL_VERSION, SOCKET_NAME
@@ -60,7 +60,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(work, 90)
+        await asyncio.wait_for(work, 180)
 
     asyncio.run(bounded())
 
@@ -68,7 +68,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def killed_gateway(spec: EngineSpec) -> int:
     """A gateway that started `spec` in the fleet ``f`` and was killed; the engine's process."""
     command = [sys.executable, "-c", GATEWAY, json.dumps(spec.to_wire())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=180, check=False)
     assert done.returncode == -signal.SIGKILL
     return int(done.stdout)
 
@@ -124,7 +124,7 @@ def test_the_engines_end_when_nobody_comes_back(runtime: Path) -> None:
     spec = script_spec(FOREVER)
     code = GATEWAY.replace("linger_s=60", "linger_s=0.3")
     command = [sys.executable, "-c", code, json.dumps(spec.to_wire())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=180, check=False)
     assert gone_within([int(done.stdout)], 30)
 
 
@@ -356,6 +356,35 @@ def test_a_gateway_that_does_not_read_holds_up_nobody() -> None:
                 await fleet.wait_ready("e")
 
     run(work())
+
+
+def test_a_gateway_that_was_paused_still_hears_that_a_sleep_failed() -> None:
+    """All is over when it looks again: the engine is ready, but it is another launch."""
+
+    async def work() -> None:
+        async with Fleet.open(name="f") as fleet:
+            arguments = ("--sleep-mode", "--sleep-fail", "error")
+            await fleet.start(fake_spec(fleet.directory, *arguments, sleep=SleepPolicy()))
+            await fleet.wait_ready("e")
+            ordered = asyncio.create_task(fleet.sleep("e", 1))
+            await asyncio.sleep(0)
+            wait_without_the_loop(fleet.directory, launch=2)
+            with pytest.raises(EngineFailed):
+                await ordered
+
+    run(work())
+
+
+def wait_without_the_loop(directory: Path, launch: int) -> None:
+    """Until the supervisor says that this launch is ready; nothing else in this process runs."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(60)
+        other.connect(str(directory / SOCKET_NAME))
+        with other.makefile("rb") as lines:
+            engines = (json.loads(line).get("engine") or {} for line in lines)
+            assert any(
+                (one.get("launch"), one.get("state")) == (launch, "ready") for one in engines
+            )
 
 
 def test_another_version_is_refused_with_the_remedy(runtime: Path) -> None:
