@@ -85,11 +85,14 @@ class Upstreams:
 
     def _mirror(self) -> None:
         wanted = {replica.name: replica for replica in self._replicas()}
-        present = {replica.name for replica in self._router.replicas if replica.remote}
-        for name in present - wanted.keys():
+        present = {replica.name: replica for replica in self._router.replicas if replica.remote}
+        for name in present.keys() - wanted.keys():
             self._router.remove(name)
-        for name in wanted.keys() - present:
-            self._router.add(wanted[name])
+        for name, replica in wanted.items():
+            if name in present:  # a model that the settings name is known before its server answers
+                present[name].model = replica.model
+            else:
+                self._router.add(replica)
 
     def _replicas(self) -> Iterator[Replica]:
         local = {replica.model.name for replica in self._router.replicas if not replica.remote}
