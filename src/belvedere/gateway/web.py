@@ -19,6 +19,9 @@ from belvedere.settings import Settings
 __all__ = ["drop_idle_readers", "web_config"]
 
 _MAX_HEAD_BYTES = 2 * 2**20
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection: httpx, and OpenAI's client with it, use one for 5 s,
+and a request would meet a server that is just hanging up if it did that after the same 5 s."""
 
 
 class HeadTooLarge(InvalidRequest):
@@ -107,6 +110,7 @@ def web_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         "server_header": False,
         "lifespan": "off",
         "timeout_graceful_shutdown": 1,
+        "timeout_keep_alive": _KEEP_ALIVE_S,
         "ws": "websockets-sansio",
         "ws_max_size": settings.max_body_bytes,
         "ws_per_message_deflate": False,

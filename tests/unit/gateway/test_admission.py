@@ -63,7 +63,7 @@ def run(work: Callable[[Line], Awaitable[None]], capacity: int = 1, limit: int =
     async def main() -> None:
         line = Line(Admission(capacity=lambda _: capacity, queue_limit=limit))
         try:
-            await asyncio.wait_for(work(line), 10)
+            await asyncio.wait_for(work(line), 60)
         finally:
             await line.close()
         assert line.admission.busy == 0
@@ -190,7 +190,7 @@ def test_a_keys_limit_counts_over_all_models() -> None:
         await settle()
         assert not second.done()
         await first.aclose()
-        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(second, 60)
 
     async def _pass(admission: Admission, who: Caller) -> None:
         async with admission.slot("another model", who):

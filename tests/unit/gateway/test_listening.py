@@ -5,8 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import httpx2
+from fastapi import FastAPI
+
 from belvedere.gateway import event_loop
 from belvedere.gateway.server import bind
+from belvedere.gateway.web import web_config
+from belvedere.settings import Settings
+
+
+def test_a_client_gives_up_an_idle_connection_before_the_server_does() -> None:
+    """Otherwise a request may be sent on a connection that the server is just closing."""
+    kept_s = httpx2.Limits().keepalive_expiry
+    assert kept_s is not None
+    assert web_config(FastAPI(), Settings()).timeout_keep_alive >= 2 * kept_s
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
