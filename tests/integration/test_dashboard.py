@@ -52,7 +52,8 @@ def exposed() -> Iterator[dict[str, set[str]]]:
     found: dict[str, set[str]] = {}
     with FakeEngine() as engine, gateway_for(engine, on_gateway=with_status) as client:
         assert client.post("/v1/chat/completions", json=body).status_code == 200
-        assert wait_until(lambda: "time_to_first_token_seconds_count" in scrape(client))
+        ended = 'belvedere_time_to_first_token_seconds_count{model="fake"} 1.0'
+        assert wait_until(lambda: ended in scrape(client)), "it is counted when it is over"
         for family in text_string_to_metric_families(scrape(client)):
             for sample in family.samples:
                 found.setdefault(sample.name, set()).update(sample.labels)

@@ -79,6 +79,7 @@ def _exercise(cases: Any) -> None:
     )
     @given(case=cases)
     def check(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS, headers={"authorization": f"Bearer {KEY}"})
+        headers = {"authorization": f"Bearer {KEY}"}
+        case.call_and_validate(checks=CHECKS, headers=headers, timeout=60)
 
     check()
