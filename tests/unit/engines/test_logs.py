@@ -21,3 +21,11 @@ def test_old_files_of_other_engines_go_and_the_newest_stay(tmp_path: Path) -> No
     assert {"new.log", "engine-99.log", "notes.txt"} <= left
     assert "engine-0.log" not in left
     assert len(left) <= 62
+
+
+def test_a_file_that_goes_while_old_ones_are_looked_for_costs_no_log(tmp_path: Path) -> None:
+    (tmp_path / "going.log").symlink_to(tmp_path / "gone")
+    log = EngineLog("new", [], tmp_path)
+    log.line("hello")
+    log.close()
+    assert "hello" in (tmp_path / "new.log").read_text()
