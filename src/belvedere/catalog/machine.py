@@ -67,18 +67,27 @@ def cpu() -> Gpu:
     return replace(find_gpu("cpu"), memory_nvml_bytes=total, memory_cuda_bytes=total)
 
 
-def available_memory_bytes() -> int:
+def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
     """What programs can still take of this machine's memory without swapping.
 
     Linux's ``MemAvailable``, capped by what the control group has left; the whole memory where
-    neither is told.
+    neither is told. Both count the cache of files as free: it makes way for programs.
     """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10
     with suppress(OSError, ValueError):
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text()) - _file_cache_bytes(cgroup)
         free = min(free, max(0, limit - used))
     return free
+
+
+def _file_cache_bytes(cgroup: Path) -> int:
+    """Pages of files that the group is charged with: much of what it has ever read or written."""
+    with suppress(OSError, ValueError):
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        sizes = {name: int(size) for name, size in (line.split() for line in lines)}
+        return sizes.get("active_file", 0) + sizes.get("inactive_file", 0)
+    return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from belvedere.catalog import find_gpu, load_gpus
 from belvedere.catalog.gpus import custom_gpu
-from belvedere.catalog.machine import _known, cpu, machine_gpus
+from belvedere.catalog.machine import _known, available_memory_bytes, cpu, machine_gpus
 from belvedere.errors import UnknownName
 
 GIB = 1 << 30
@@ -108,6 +110,38 @@ def test_the_cpu_has_this_machines_memory() -> None:
     processor = cpu()
     assert processor.kind == "cpu" and processor.memory_cuda_bytes > GIB // 4
     assert processor.bf16 and processor.attention_backends == ()
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("limit", "current", "stat", "free"),
+    [
+        (100 * MIB, 60 * MIB, None, 40 * MIB),
+        (
+            100 * MIB,
+            99 * MIB,
+            f"anon {20 * MIB}\nactive_file {30 * MIB}\ninactive_file {45 * MIB}\n",
+            76 * MIB,
+        ),
+        (100 * MIB, 101 * MIB, "anon 5\n", 0),
+    ],
+)
+def test_a_control_groups_file_cache_is_free_memory(
+    tmp_path: Path, limit: int, current: int, stat: str | None, free: int
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{current}\n")
+    if stat is not None:
+        (tmp_path / "memory.stat").write_text(stat)
+    assert available_memory_bytes(tmp_path) == free
+
+
+def test_a_control_group_without_a_limit_caps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1\n")
+    assert available_memory_bytes(tmp_path) > MIB
 
 
 def test_a_custom_card_has_only_memory() -> None:
