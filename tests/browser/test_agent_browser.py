@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from belvedere.agent.actions import (
     Drag,
     Key,
     LongPress,
+    Move,
     Open,
     Point,
     Scroll,
@@ -63,16 +65,11 @@ MOVING = f"""{STYLE}{REPORT}<button id="first" {at(20, 20)}>Buy</button>
 <button id="second" {at(300, 200)}>Other</button>"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pages() -> Iterator[Pages]:
+    """A server for each test: what the browser of another one still reports does not reach it."""
     with Pages(form=FORM, near=NEAR, away=NEAR, frames=FRAMES, moving=MOVING) as pages:
         yield pages
-
-
-@pytest.fixture(autouse=True)
-def forgotten(pages: Pages) -> None:
-    pages.asked.clear()
-    pages.events.clear()
 
 
 def open_page(pages: Pages, name: str = "form", **options: Any) -> BrowserEnvironment:
@@ -177,11 +174,13 @@ def test_clicks_of_every_kind(pages: Pages) -> None:
         )
         browser.perform(Click(350, 250, button="right"))
         browser.perform(DoubleClick(350, 250))
-        assert value(browser, "window.seen") == ["contextmenu", "dblclick"]
+        wanted = ["contextmenu", "dblclick"]
+        assert wait_until(lambda: value(browser, "window.seen") == wanted)
         browser.perform(Click(80, 220))
         browser.perform(Type("some words here"))
         browser.perform(TripleClick(60, 212))
-        assert value(browser, "getSelection().toString()") == "some words here"
+        selected = "getSelection().toString()"
+        assert wait_until(lambda: value(browser, selected) == "some words here")
 
 
 def test_scrolling_and_dragging(pages: Pages) -> None:
@@ -193,6 +192,7 @@ def test_scrolling_and_dragging(pages: Pages) -> None:
               (event) => window.moves.push([kind, event.clientX, event.clientY])); }""",
         )
         browser.perform(Drag(Point(300, 220), Point(400, 300)))
+        assert wait_until(lambda: "mouseup" in [one[0] for one in value(browser, "window.moves")])
         moves = value(browser, "window.moves")
         assert [kind for kind, *_ in moves if kind != "mousemove"] == ["mousedown", "mouseup"]
         assert moves[-1] == ["mouseup", 400, 300]
@@ -209,8 +209,28 @@ def test_pages_of_other_hosts_are_never_asked_for(pages: Pages) -> None:
         with pytest.raises(EnvironmentFailed, match="policy"):
             browser.perform(Open(f"http://localhost:{pages.port}/away"))
         browser.perform(Click(200, 160))
-        assert wait_until(lambda: value(browser, "location.pathname") == "/near")
+        assert wait_until(lambda: browser.scene(None).url == f"{pages.url}/near")
     assert "/away" not in pages.asked
+
+
+def test_a_new_tab_shows_a_page_that_is_allowed(pages: Pages) -> None:
+    """Its request comes before the tab itself is known."""
+    with open_page(pages, allows=lambda url: "127.0.0.1" in url) as browser:
+        browser.perform(Click(350, 160))
+        assert wait_until(lambda: browser.scene(None).url == f"{pages.url}/near")
+
+
+def test_a_new_tab_asks_for_no_page_that_is_not_allowed(pages: Pages) -> None:
+    judged: list[str] = []
+
+    def allows(url: str) -> bool:
+        judged.append(url)
+        return not url.endswith("/near")
+
+    with open_page(pages, allows=allows) as browser:
+        browser.perform(Click(350, 160))
+        assert wait_until(lambda: f"{pages.url}/near" in judged)
+    assert "/near" not in pages.asked
 
 
 def test_the_policy_stops_before_a_link_that_leads_away(pages: Pages) -> None:
@@ -290,6 +310,54 @@ def test_escape_on_the_page_stops_a_thinking_model(pages: Pages) -> None:
     assert not [event for event in pages.events if event.startswith("click")]
 
 
+def occupy(browser: BrowserEnvironment, busy: threading.Event, leave: threading.Event) -> None:
+    """The browser's thread does nothing else until `leave`."""
+
+    def wait() -> None:
+        busy.set()
+        leave.wait(MUCH_S)
+
+    browser._loop.call_soon_threadsafe(wait)
+
+
+def test_a_stop_before_the_browser_began_leaves_nothing_half_done(pages: Pages) -> None:
+    """The browser's thread is busy until the switch was thrown: the work is never begun."""
+    busy, leave = threading.Event(), threading.Event()
+    begun: list[Page] = []
+
+    class AfterOneCheck(StopSwitch):
+        def check(self) -> None:
+            super().check()
+            if busy.is_set():
+                self.throw("a test")
+
+    async def work(page: Page) -> None:
+        begun.append(page)
+
+    with open_page(pages, switch=AfterOneCheck()) as browser:
+        occupy(browser, busy, leave)
+        assert busy.wait(MUCH_S)
+        with pytest.raises(Stop):
+            browser.on_page(work)
+        leave.set()
+    gc.collect()  # would tell of a coroutine that nobody awaited
+    assert begun == []
+
+
+def test_what_is_pressed_at_the_very_stop_is_let_go(pages: Pages) -> None:
+    """When `release` is called nothing is down yet; the browser's thread presses before that."""
+    with open_page(pages) as browser:
+        browser.perform(Move(80, 100))
+        busy, leave = threading.Event(), threading.Event()
+        occupy(browser, busy, leave)
+        assert busy.wait(MUCH_S)
+        browser._start(lambda: browser._hands._press("mouse", "left"))
+        browser.release()
+        leave.set()
+        assert wait_until(lambda: "mouseup go" in pages.events)
+    assert "mousedown go" in pages.events
+
+
 def test_what_is_held_is_let_go_when_it_is_stopped(pages: Pages) -> None:
     switch = StopSwitch()
 
@@ -337,10 +405,11 @@ def test_a_button_that_moved_while_the_model_thought_is_not_hit_by_its_successor
 
 
 def test_a_page_or_browser_that_is_not_there_is_one_error(pages: Pages) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(EnvironmentFailed, match="ERR_CONNECTION_REFUSED"):
-        BrowserEnvironment(f"http://127.0.0.1:{port}/", switch=StopSwitch())
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens there
+        port = deaf.getsockname()[1]
+        with pytest.raises(EnvironmentFailed, match="ERR_CONNECTION_REFUSED"):
+            BrowserEnvironment(f"http://127.0.0.1:{port}/", switch=StopSwitch())
     with pytest.raises(EnvironmentFailed, match="The browser failed"):
         BrowserEnvironment(pages.url, switch=StopSwitch(), program="/bin/false")
     with open_page(pages) as browser:

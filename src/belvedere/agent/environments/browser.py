@@ -57,9 +57,11 @@ FLAGS = (
 """A browser that asks no host but those of its pages."""
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_START_TIMEOUT_S = 60.0
-_CALL_TIMEOUT_S = 30.0
-_LOAD_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 120.0
+_CALL_TIMEOUT_S = 60.0
+_LOAD_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 30.0
+_SETTLE_TIMEOUT_S = 10.0
 _SETTLE_S = 0.1
 _RELEASE_TIMEOUT_S = 0.15
 _POLL_S = 0.02
@@ -124,9 +126,9 @@ class BrowserEnvironment(Closing):
             return
         future = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         with suppress(Exception):  # a browser that is gone cannot be closed
-            future.result(_LOAD_TIMEOUT_S)
+            future.result(_CLOSE_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LOAD_TIMEOUT_S)
+        self._thread.join(_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._loop.close()
 
@@ -135,18 +137,17 @@ class BrowserEnvironment(Closing):
         return Screenshot(png, Screen(png_size(png), points))
 
     def scene(self, place: Point | None) -> Scene:
-        found = self._look(lambda: self._target(place))
-        target = Target(**found) if found else None
-        return Scene(kind="browser", url=self._page.url, target=target)
+        return self._look(lambda: self._scene(place))
 
     def perform(self, action: Action) -> None:
-        longer_s = len(getattr(action, "text", "")) / 50
+        longer_s = len(getattr(action, "text", "")) / 50 + getattr(action, "duration_s", 0.0)
         self._wait(lambda: self._perform(action), _CALL_TIMEOUT_S + longer_s)
 
     def release(self) -> None:
-        if self._hands.are_full:
+        """In the browser's thread, behind what was cancelled there and may have pressed more."""
+        if not self._loop.is_closed():
             with suppress(EnvironmentFailed):
-                self._result(self._start(self._hands.release()), _RELEASE_TIMEOUT_S)
+                self._result(self._start(self._hands.release), _RELEASE_TIMEOUT_S)
 
     def on_page(self, work: Callable[[Page], Awaitable[T]]) -> T:
         """What `work` returns for the front page; it runs in the browser's thread."""
@@ -201,7 +202,9 @@ class BrowserEnvironment(Closing):
 
     async def _on_request(self, route: Route) -> None:
         request = route.request
-        page = request.is_navigation_request() and request.frame.parent_frame is None
+        page = request.is_navigation_request()
+        with quiet():  # a tab that is just being opened has no frame yet, and it shows a page
+            page = page and request.frame.parent_frame is None
         if page and self._allows is not None and not self._allows(request.url):
             await route.fulfill(status=204)  # no content: the page that is shown stays
         else:
@@ -221,9 +224,14 @@ class BrowserEnvironment(Closing):
         width, height = await page.evaluate("[innerWidth, innerHeight]")
         return png, (width, height)
 
-    async def _target(self, place: Point | None) -> dict[str, Any] | None:
+    async def _scene(self, place: Point | None) -> Scene:
+        page = self._page
+        found = await self._target(page, place)
+        return Scene(kind="browser", url=page.url, target=Target(**found) if found else None)
+
+    async def _target(self, page: Page, place: Point | None) -> dict[str, Any] | None:
         """The element at a place, looked for in frames within frames too."""
-        frame: Any = self._page
+        frame: Any = page
         where = [place.x, place.y] if place else [None, None]
         for _ in range(8):
             found = await frame.evaluate_handle(self._describe, where)
@@ -289,17 +297,17 @@ class BrowserEnvironment(Closing):
         """Lets handlers run, and a page that is being loaded become one that can be seen."""
         await asyncio.sleep(_SETTLE_S)
         with quiet():
-            await self._page.wait_for_load_state("load", timeout=_LOAD_TIMEOUT_S * 1000)
+            await self._page.wait_for_load_state("load", timeout=_SETTLE_TIMEOUT_S * 1000)
 
     # Between the two threads.
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+    def _start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(translated(work), self._loop)
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
         """The result of `work`; raises `Stop` instead of beginning, or going on, once stopped."""
         self._switch.check()
-        future = self._start(work())
+        future = self._start(work)
         try:
             waited_s = 0.0
             while not wait_for([future], timeout=_POLL_S).done and waited_s < timeout_s:

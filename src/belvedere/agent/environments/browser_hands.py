@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,7 @@ _KEYS = {
 
 
 _HEARD_S = 5.0
-"""An Esc of ours is heard within this time."""
+"""An Esc of ours is heard within this time after the page took it."""
 
 
 class Hands:
@@ -61,11 +62,6 @@ class Hands:
         self._front = front
         self._held: list[tuple[str, str]] = []
         self._own_escapes: deque[float] = deque()
-
-    @property
-    def are_full(self) -> bool:
-        """Whether a key or a button is down."""
-        return bool(self._held)
 
     def escaped(self) -> bool:
         """Whether the Esc that was just heard was pressed here; each press counts once.
@@ -108,11 +104,15 @@ class Hands:
         """Every key down in order, then up in reverse."""
         names = [_key(name) for name in keys]
         if "Escape" in names:
-            self._own_escapes.append(time.monotonic() + _HEARD_S)
-        for name in names:
-            await self._press("key", name)
-        for name in reversed(names):
-            await self._lift("key", name)
+            self._own_escapes.append(math.inf)
+        try:
+            for name in names:
+                await self._press("key", name)
+            for name in reversed(names):
+                await self._lift("key", name)
+        finally:
+            latest_s = time.monotonic() + _HEARD_S
+            self._own_escapes = deque(min(one, latest_s) for one in self._own_escapes)
 
     async def _press(self, kind: str, name: Any) -> None:
         self._held.append((kind, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,10 +13,13 @@ __all__ = ["quiet", "translated"]
 T = TypeVar("T")
 
 
-async def translated(work: Coroutine[Any, Any, T]) -> T:
-    """Playwright's failures as ours; its words may hold secrets of a page and stay inside."""
+async def translated(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Playwright's failures as ours; its words may hold secrets of a page and stay inside.
+
+    `work` is called here, so that nothing of it exists where this is cancelled before it begins.
+    """
     try:
-        return await work
+        return await work()
     except Exception as exc:
         if not type(exc).__module__.startswith("playwright."):
             raise
