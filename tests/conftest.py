@@ -13,8 +13,14 @@ from hypothesis import HealthCheck, settings
 from belvedere.engines.cpu_instructions import instruction_limits
 from tests.integration.serving import RunningServer, private_state, running_server
 
-# The time an example takes is the machine's, not the code's: a busy one must fail no test.
-settings.register_profile("belvedere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The time an example takes is the machine's, not the code's: a busy one must fail no test. The same
+# examples each time, but for ``make soak``, which looks for new ones.
+settings.register_profile(
+    "belvedere",
+    deadline=None,
+    derandomize="SOAK_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("belvedere")
 
 # For what the tests compute in this process; `clean_environment` keeps it from their servers.
