@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -14,11 +14,12 @@ import pytest
 from belvedere.engines.base import Endpoint
 from belvedere.gateway.state import Gateway
 from belvedere.router.replica import Replica
-from belvedere.testing import FakeEngine, Script
+from belvedere.testing import FakeEngine, Script, SleepScript
 from belvedere.testing.script import Failure
 from tests.integration.callers import raw_request
 from tests.integration.scripted import FAKE, deaf, gateway_for
 from tests.integration.serving import wait_until
+from tests.integration.stepped import held
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -33,7 +34,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def client(engine: FakeEngine) -> Iterator[httpx2.Client]:
-    with gateway_for(engine, first_token_timeout_s=0.6, inter_token_timeout_s=0.4) as client:
+    with gateway_for(engine) as client:
         yield client
 
 
@@ -76,15 +77,16 @@ def test_failures_before_the_first_byte_are_http_errors(
 
 
 @pytest.mark.parametrize(
-    ("fail", "status", "code"),
-    [("cut", 503, "engine_unavailable"), ("hang", 504, "engine_timeout")],
+    ("fail", "status", "code", "patience_s"),
+    [("cut", 503, "engine_unavailable", 60), ("hang", 504, "engine_timeout", 0.6)],
 )
 def test_an_opening_without_a_token_is_not_an_answer_yet(
-    engine: FakeEngine, client: httpx2.Client, fail: Failure, status: int, code: str
+    engine: FakeEngine, fail: Failure, status: int, code: str, patience_s: float
 ) -> None:
     """The fake engine sends the message with the role at once, as SGLang and llama.cpp do."""
     engine.play(Script(tokens=5, fail=fail))
-    response = client.post(CHAT, json=STREAM)
+    with gateway_for(engine, first_token_timeout_s=patience_s) as client:
+        response = client.post(CHAT, json=STREAM)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
@@ -101,13 +103,12 @@ def test_an_engine_that_dies_in_mid_stream_is_an_error_event(
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_hanging_engine_is_a_timeout(
-    engine: FakeEngine, client: httpx2.Client, after: int
-) -> None:
+def test_a_hanging_engine_is_a_timeout(engine: FakeEngine, after: int) -> None:
     engine.play(Script(tokens=5, fail="hang", fail_after=after))
-    got = events(client, STREAM)
-    assert json.loads(got[-1])["error"]["code"] == "engine_timeout"
-    assert wait_until(lambda: engine.counters.running == 0, 15)
+    with gateway_for(engine, inter_token_timeout_s=0.4) as client:
+        got = events(client, STREAM)
+        assert json.loads(got[-1])["error"]["code"] == "engine_timeout"
+        assert wait_until(lambda: engine.counters.running == 0)
 
 
 def test_a_hanging_engine_without_stream_is_a_504(engine: FakeEngine) -> None:
@@ -128,22 +129,23 @@ def test_a_client_that_leaves_frees_the_engine_within_two_seconds(
         with raw_request(str(client.base_url), {**HELLO, "stream": stream}):
             assert wait_until(lambda: engine.counters.running == 1)
             assert ttft_s or wait_until(lambda: engine.counters.generated_tokens >= 3)
-        assert wait_until(lambda: engine.counters.running == 0, 15)
-        assert engine.counters.cancelled == 1
+        assert wait_until(lambda: engine.counters.cancelled == 1)
+        assert engine.counters.running == 0
         assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0)
 
 
 def test_leases_spread_over_the_replicas() -> None:
-    script = Script(tokens=2, ttft_s=0.3)
-    with FakeEngine(script) as one, FakeEngine(script) as two, gateway_for(one, two) as client:
-        threads = [
-            threading.Thread(target=client.post, args=(CHAT,), kwargs={"json": HELLO})
-            for _ in range(6)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    holdable = SleepScript(sleep_mode=True)
+    with (
+        FakeEngine(sleep=holdable) as one,
+        FakeEngine(sleep=holdable) as two,
+        gateway_for(one, two) as client,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        with held(one, two):
+            sent = [pool.submit(client.post, CHAT, json=HELLO) for _ in range(6)]
+            assert wait_until(lambda: one.counters.waiting + two.counters.waiting == 6)
+        assert {answer.result().status_code for answer in sent} == {200}
         assert {len(one.counters.requests), len(two.counters.requests)} == {3}
 
 
@@ -187,8 +189,8 @@ def test_clients_that_leave_at_any_moment_keep_no_lease(engine: FakeEngine) -> N
             with socket.create_connection(address) as leaving:
                 leaving.sendall(request)
                 time.sleep(turn * 0.0005)
-        assert wait_until(lambda: engine.counters.running == 0, 15)
-        assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0, 15)
+        assert wait_until(lambda: engine.counters.running == 0)
+        assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0)
 
 
 def test_a_request_is_not_to_blame_for_engines_that_it_never_reached() -> None:
