@@ -30,7 +30,7 @@ WITH_CHILD = (
 def with_fleet(work: Callable[[Fleet], Awaitable[None]]) -> None:
     async def run() -> None:
         async with Fleet.open() as fleet:
-            await asyncio.wait_for(work(fleet), 90)
+            await asyncio.wait_for(work(fleet), 180)
 
     asyncio.run(run())
 
@@ -99,7 +99,7 @@ def test_an_engine_that_is_never_ready_is_killed() -> None:
         await fleet.start(script_spec("import time; time.sleep(600)", ready_timeout_s=0.5))
         with pytest.raises(EngineStartFailed, match="not ready after"):
             await fleet.wait_ready("e")
-        assert gone_within([fleet.statuses["e"].pid], 30)
+        assert psutil.Process(fleet._line.pid).children(recursive=True) == []
 
     with_fleet(work)
 
@@ -110,7 +110,7 @@ def test_stopping_one_engine_keeps_the_other() -> None:
             await fleet.start(script_spec(FOREVER, name))
             await fleet.wait_ready(name)
         await fleet.stop("a")
-        assert await fleet.wait_stopped("a", 20)
+        assert await fleet.wait_stopped("a", 60)
         assert fleet.statuses["a"].state == "stopped"
         assert alive(fleet.statuses["b"].pid)
         assert not alive(fleet.statuses["a"].pid)
@@ -130,7 +130,7 @@ def test_a_killed_supervisor_takes_its_engines_along() -> None:
     with_fleet(work)
 
 
-@pytest.mark.parametrize(("linger_s", "survives"), [(0.0, False), (30.0, True)])
+@pytest.mark.parametrize(("linger_s", "survives"), [(0.0, False), (120.0, True)])
 def test_a_dead_client_ends_the_engines_after_the_linger(linger_s: float, survives: bool) -> None:
     """A gateway that is killed leaves nothing behind, or warm engines for its successor."""
     code = (
@@ -146,7 +146,7 @@ def test_a_dead_client_ends_the_engines_after_the_linger(linger_s: float, surviv
         "asyncio.run(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=90, check=False
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=180, check=False
     )
     pid = int(done.stdout)
     if survives:

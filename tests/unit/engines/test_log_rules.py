@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from engine_scripts import ONCE, QUICK, Kept, script_spec
@@ -26,7 +27,8 @@ GIVE_UP = TALK + "print('ERROR: no room for x\\nroot cause above', flush=True)\n
 
 
 def over(spec: EngineSpec, directory: Path) -> Kept:
-    """The keeper of `spec` when it has failed."""
+    """The keeper of `spec` when it has failed; it answers nowhere."""
+    spec = replace(spec, endpoint=Endpoint("http://e", str(directory / "e.sock")))
 
     async def run() -> Kept:
         kept = Kept(spec, directory)
@@ -85,9 +87,5 @@ def test_a_socket_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         left.bind(str(path))
     assert path.exists()
     code = f"import os, sys\nprint('took', os.path.exists({str(path)!r}), flush=True)\nsys.exit(1)"
-    spec = script_spec(code, log=RULES)
-    kept = over(
-        EngineSpec(spec.name, spec.argv, Endpoint("http://e", str(path)), log=RULES, restart=ONCE),
-        tmp_path,
-    )
+    kept = over(script_spec(code, log=RULES), tmp_path)
     assert kept.status.notes == ("took False",)

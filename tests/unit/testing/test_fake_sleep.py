@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 
 from belvedere.testing import FakeEngine, Script, SleepScript
 
-BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+TIMEOUT_S = 60.0
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def sleeper(script: Script | None = None, **how: Any) -> FakeEngine:
@@ -18,24 +27,29 @@ def sleeper(script: Script | None = None, **how: Any) -> FakeEngine:
 
 
 def post(engine: FakeEngine, path: str, body: object = None) -> Any:
-    response = httpx2.post(engine.url + path, json=body, timeout=30)
+    response = httpx2.post(engine.url + path, json=body, timeout=TIMEOUT_S)
     assert response.status_code == 200, response.text
     return response.json()
 
 
+def get(engine: FakeEngine, path: str) -> httpx2.Response:
+    return httpx2.get(engine.url + path, timeout=TIMEOUT_S)
+
+
 def is_sleeping(engine: FakeEngine) -> bool:
-    return bool(httpx2.get(f"{engine.url}/is_sleeping").json()["is_sleeping"])
+    return bool(get(engine, "/is_sleeping").json()["is_sleeping"])
 
 
-def said(engine: FakeEngine) -> tuple[str, str]:
-    (choice,) = post(engine, "/v1/chat/completions", BODY)["choices"]
+def said(engine: FakeEngine, max_tokens: int = 2) -> tuple[str, str]:
+    body = {**BODY, "max_tokens": max_tokens}
+    (choice,) = post(engine, "/v1/chat/completions", body)["choices"]
     return choice["message"]["content"], choice["finish_reason"]
 
 
 def test_without_sleep_mode_the_routes_are_not_there() -> None:
     with FakeEngine() as engine:
-        assert httpx2.post(f"{engine.url}/sleep").status_code == 404
-        assert httpx2.get(f"{engine.url}/is_sleeping").status_code == 404
+        assert httpx2.post(f"{engine.url}/sleep", timeout=TIMEOUT_S).status_code == 404
+        assert get(engine, "/is_sleeping").status_code == 404
 
 
 def test_a_request_that_comes_in_a_sleep_waits_for_its_end() -> None:
@@ -45,10 +59,11 @@ def test_a_request_that_comes_in_a_sleep_waits_for_its_end() -> None:
         answers: list[tuple[str, str]] = []
         waiting = threading.Thread(target=lambda: answers.append(said(engine)))
         waiting.start()
+        until(lambda: engine.counters.waiting == 1)
         time.sleep(0.3)
         assert not answers
         assert post(engine, "/wake_up") == {"status": "awake", "tags": None}
-        waiting.join(30)
+        waiting.join(TIMEOUT_S)
         assert answers == [("tok0 tok1 ", "stop")]
         assert not is_sleeping(engine)
 
@@ -67,20 +82,22 @@ def test_weights_that_were_dropped_are_garbage_until_they_are_read_again() -> No
 
 
 def test_a_sleep_aborts_what_runs_or_waits_for_it() -> None:
-    for mode, end in (("abort", "abort"), ("wait", "stop")):
-        with sleeper(Script(itl_s=0.5)) as engine:
+    for mode, tokens, end in (("abort", 1_000_000, "abort"), ("wait", 40, "stop")):
+        with sleeper(Script(tokens=tokens, itl_s=0.1)) as engine:
             answers: list[tuple[str, str]] = []
-            running = threading.Thread(target=lambda a=answers, e=engine: a.append(said(e)))
+            running = threading.Thread(
+                target=lambda a=answers, e=engine, n=tokens: a.append(said(e, n))
+            )
             running.start()
-            while not engine.counters.running:
-                time.sleep(0.01)
+            until(lambda e=engine: e.counters.generated_tokens > 0)  # type: ignore[misc]
             post(engine, f"/sleep?level=1&mode={mode}")
-            running.join(30)
+            assert engine.counters.running == 0
+            running.join(TIMEOUT_S)
             assert [reason for _, reason in answers] == [end]
 
 
 def test_faults() -> None:
     with sleeper(wake_fail="error") as engine:
         post(engine, "/sleep")
-        assert httpx2.post(f"{engine.url}/wake_up").status_code == 500
+        assert httpx2.post(f"{engine.url}/wake_up", timeout=TIMEOUT_S).status_code == 500
         assert is_sleeping(engine)
