@@ -306,13 +306,21 @@ class BrowserEnvironment(Closing):
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
         """The result of `work`; raises `Stop` instead of beginning, or going on, once stopped."""
+
+        async def begun() -> T:
+            if self._switch.cause is not None:
+                raise asyncio.CancelledError
+            return await work()
+
         self._switch.check()
-        future = self._start(work)
+        future = self._start(begun)
         try:
             waited_s = 0.0
             while not wait_for([future], timeout=_POLL_S).done and waited_s < timeout_s:
                 self._switch.check()
                 waited_s += _POLL_S
+            if future.cancelled():
+                self._switch.check()
             return self._result(future, 0)
         finally:
             future.cancel()
