@@ -150,10 +150,10 @@ def test_comments_do_not_disturb_it(engine: FakeEngine) -> None:
 
 def test_its_timeout_frees_the_engine(engine: FakeEngine, gateway: httpx2.Client) -> None:
     engine.play(Script(ttft_s=60))
-    with connected(gateway, timeout=2.0) as client, pytest.raises(openai.APITimeoutError):
+    with connected(gateway, timeout=4.0) as client, pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(model="fake", messages=HELLO)
-    assert wait_until(lambda: engine.counters.running == 0, 15)
-    assert engine.counters.cancelled == 1
+    assert wait_until(lambda: engine.counters.cancelled == 1)
+    assert engine.counters.running == 0
 
 
 def test_leaving_a_stream_early_frees_the_engine(
@@ -164,7 +164,7 @@ def test_leaving_a_stream_early_frees_the_engine(
         stream = client.chat.completions.create(model="fake", messages=HELLO, stream=True)
         next(iter(stream))
         stream.close()
-        assert wait_until(lambda: engine.counters.running == 0, 15)
+        assert wait_until(lambda: engine.counters.running == 0)
 
 
 def test_many_at_once_with_the_async_client(engine: FakeEngine, gateway: httpx2.Client) -> None:

@@ -198,7 +198,7 @@ def test_a_wrong_key_is_a_401(engine: FakeEngine) -> None:
 
 
 def test_it_is_kept_for_a_time_and_within_bounds(engine: FakeEngine) -> None:
-    with gateway_for(engine, model=GROUNDER, media_ttl_s=2.0) as client:
+    with gateway_for(engine, model=GROUNDER, media_ttl_s=6.0) as client:
         path = f"/v1/media/{ask(client, png(300, 200))['id']}/seen"
         assert client.get(path).status_code == 200
         assert wait_until(lambda: client.get(path).status_code == 404)
@@ -216,7 +216,10 @@ def test_it_can_be_looked_at_although_the_engine_failed(
 
 
 def test_server_timing_says_where_the_time_went(client: httpx2.Client) -> None:
-    first, again = (timing(client.post(CHAT, json=asking(png(800, 600)))) for _ in range(2))
+    stream = io.BytesIO()
+    Image.effect_noise((1600, 1200), 60).save(stream, "PNG")
+    large = asking(stream.getvalue())
+    first, again = (timing(client.post(CHAT, json=large)) for _ in range(2))
     names = ["fetch", "hash", "wait", "decode", "resize", "encode", "cache", "queue", "engine"]
     assert list(first) == list(again) == names
     assert all(float(first[name]) > 0 for name in ("fetch", "hash", "decode", "resize", "encode"))
@@ -234,11 +237,11 @@ def test_server_timing_of_several_images_and_of_none(client: httpx2.Client) -> N
 
 def test_server_timing_counts_the_engine(engine: FakeEngine, client: httpx2.Client) -> None:
     """Of a stream until its first event, of a whole answer until its end."""
-    engine.play(Script(tokens=3, itl_s=0.1), Script(tokens=2, itl_s=2.0))
+    engine.play(Script(tokens=3, itl_s=0.1), Script(tokens=2, itl_s=600.0))
     whole = client.post(CHAT, json=asking(png(300, 200)))
-    stream = client.post(CHAT, json=asking(png(300, 200), stream=True))
+    with client.stream("POST", CHAT, json=asking(png(300, 200), stream=True)) as stream:
+        assert 0 < float(timing(stream)["engine"]) < 60_000
     assert float(timing(whole)["engine"]) >= 200
-    assert 0 < float(timing(stream)["engine"]) < 1500
 
 
 def test_no_cache_means_no_hit(engine: FakeEngine) -> None:
