@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from belvedere import MAIUIClient
 from belvedere.engines.local_spec import mini_folder
-from tests.integration.serving import RunningServer
+from tests.integration.serving import RunningServer, quiet_port
 from tests.training.sampling import agreement, png, reference_points, sample
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -36,8 +35,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = quiet_port()
     log = tmp_path_factory.mktemp("vllm") / "log"
     argv = [os.environ["BELVEDERE_VLLM_PYTHON"], "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(mini_folder()), f"--port={port}", *OPTIONS]
@@ -54,12 +52,16 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", timeout=2).status_code == 200
+        return httpx2.get(f"{url}/health", timeout=10).status_code == 200
     except httpx2.TransportError:
         return False
 

@@ -89,7 +89,7 @@ def test_sleep_and_waking_on_the_real_routes() -> None:
             assert await ask(spec) == said
 
         long = asyncio.create_task(ask(spec, 3000))
-        while not await running(spec):
+        while not long.done() and not await running(spec):
             await asyncio.sleep(0.05)
         await fleet.sleep("real", 1, abort=True)
         assert (await long)["finish_reason"] == "abort"
