@@ -222,4 +222,13 @@ STAGES: tuple[Stage, ...] = (
     ),
     ON_EVERYTHING,
     replace(ON_EVERYTHING, name="last", supply=LAST, minutes=88, seed=3),
+    replace(
+        ON_EVERYTHING,
+        name="describe",
+        supply=replace(LAST, described=0.45, rendered=0.4),
+        weights=replace(ON_EVERYTHING.weights, look=1.0),
+        minutes=48,
+        peak_lr=3e-4,
+        seed=4,
+    ),
 )
