@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,11 +145,45 @@ def test_a_program_that_is_slow_gets_every_character(
     assert wait_until(lambda: window.texts[0] == HOSTILE), window.texts
 
 
+MANY = "".join(chr(0x4E00 + index) for index in range(200))
+
+
 def test_more_characters_than_there_are_keys(desktop: DesktopEnvironment, window: Window) -> None:
     desktop.perform(Click(100, 200))
-    text = "".join(chr(0x4E00 + index) for index in range(200))
-    desktop.perform(Type(text))
-    assert wait_until(lambda: window.texts[1] == text), window.texts
+    desktop.perform(Type(MANY))
+    assert wait_until(lambda: window.texts[1] == MANY), window.texts
+
+
+@contextmanager
+def stopped_for(window: Window, duration_s: float) -> Iterator[None]:
+    """The program does nothing when the block begins, and for so long; it runs again at the end."""
+    window.process.suspend()
+    timer = threading.Timer(duration_s, window.process.resume)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+def test_a_slow_program_has_read_a_key_before_it_means_something_else(
+    desktop: DesktopEnvironment, window: Window
+) -> None:
+    desktop.perform(Click(100, 200))
+    with stopped_for(window, 3):
+        desktop.perform(Type(MANY))
+    assert wait_until(lambda: window.texts[1] == MANY), window.texts
+
+
+def test_a_slow_program_has_read_all_keys_before_they_are_given_back(
+    window: Window, switch: StopSwitch
+) -> None:
+    with DesktopEnvironment(switch=switch) as desktop:
+        desktop.perform(Click(100, 40))
+        with stopped_for(window, 3):
+            desktop.perform(Type("日本語"))
+            desktop.close()
+    assert wait_until(lambda: window.texts[0] == "日本語"), window.texts
 
 
 def test_caps_lock_changes_nothing(desktop: DesktopEnvironment, window: Window) -> None:

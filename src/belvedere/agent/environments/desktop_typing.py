@@ -2,7 +2,7 @@
 
 Such a character is put on a key without a meaning. A program reads what a key means when it gets
 round to the event and not when the key went down, so a key keeps its character for as long as
-another one is free, and is given a new one only after a pause.
+another one is free, and is given a new one only when the program has read the one before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from belvedere.agent.environments.desktop_ping import Ping
 from belvedere.errors import EnvironmentFailed
 
 __all__ = ["Typist"]
@@ -46,6 +47,7 @@ class Typist:
     def __init__(self, display: Any, sleep: Callable[[float], None]) -> None:
         self._display = display
         self._sleep = sleep
+        self._ping = Ping(display)
         self._lent: OrderedDict[int, int] = OrderedDict()
 
     def type(self, text: str) -> None:
@@ -63,9 +65,9 @@ class Typist:
                 del waiting[: len(strokes)]
 
     def close(self) -> None:
-        """Takes the lent characters from their keys again, once programs had time to read them."""
+        """Takes the lent characters from their keys again, once the program has read them."""
         if self._lent:
-            time.sleep(_PAUSE_S)
+            self._until_read(time.sleep)
         for keycode in self._lent.values():
             self._assign(keycode, 0)
         self._lent.clear()
@@ -88,7 +90,7 @@ class Typist:
                     if oldest in asked or oldest == keysym:
                         break
                     if not rested:
-                        self._sleep(_PAUSE_S)
+                        self._until_read(self._sleep)
                     rested = True
                     free.append(self._lent.pop(oldest))
                 stroke = _Stroke(self._lend(keysym, free))
@@ -100,6 +102,11 @@ class Typist:
             )
         self._display.sync()
         return strokes
+
+    def _until_read(self, sleep: Callable[[float], None]) -> None:
+        """A program that answers no ping is given a moment."""
+        if not self._ping.is_answered(sleep):
+            sleep(_PAUSE_S)
 
     def _lend(self, keysym: int, free: list[int]) -> int:
         """The key that has the character now; the longest unused ones come first in `_lent`."""

@@ -13,7 +13,7 @@ from typing import Any
 from belvedere.agent.actions import Point
 from belvedere.errors import EnvironmentFailed, MissingExtra
 
-__all__ = ["app_of", "authority", "display_errors", "libraries", "window_at"]
+__all__ = ["app_of", "around", "authority", "display_errors", "libraries", "window_at"]
 
 _MAX_WINDOWS = 32
 
@@ -79,17 +79,20 @@ def window_at(display: Any, place: Point | None) -> Any:
 
 
 def app_of(display: Any, window: Any) -> str | None:
-    """The class of the program that owns a window; window managers wrap it or are above it."""
+    """The class of the program that owns a window."""
+    classes = (one.get_wm_class() for one in around(display, window))
+    return next((str(found[1]) for found in classes if found), None)
+
+
+def around(display: Any, window: Any) -> Iterator[Any]:
+    """A window and those in it, then those it is in: window managers wrap one or are above it."""
     root, pending = display.screen().root, [window] if window else []
     for _ in range(_MAX_WINDOWS):
         if not pending or pending[0] == root:
             break
         one = pending.pop(0)
-        if found := one.get_wm_class():
-            return str(found[1])
+        yield one
         pending += one.query_tree().children
     while window and window != root:
-        if found := window.get_wm_class():
-            return str(found[1])
+        yield window
         window = window.query_tree().parent
-    return None
