@@ -300,7 +300,7 @@ def test_escape_on_the_page_stops_a_thinking_model(pages: Pages) -> None:
 
         def person() -> None:
             thinking.wait(MUCH_S)
-            loop = browser._loop  # a person needs no permission of the environment
+            loop = browser._thread.loop  # a person needs no permission of the environment
             loop.call_soon_threadsafe(loop.create_task, press_escape(browser._page))
 
         threading.Thread(target=person, daemon=True).start()
@@ -317,7 +317,7 @@ def occupy(browser: BrowserEnvironment, busy: threading.Event, leave: threading.
         busy.set()
         leave.wait(MUCH_S)
 
-    browser._loop.call_soon_threadsafe(wait)
+    browser._thread.loop.call_soon_threadsafe(wait)
 
 
 def test_a_stop_before_the_browser_began_leaves_nothing_half_done(pages: Pages) -> None:
@@ -351,7 +351,7 @@ def test_what_is_pressed_at_the_very_stop_is_let_go(pages: Pages) -> None:
         busy, leave = threading.Event(), threading.Event()
         occupy(browser, busy, leave)
         assert busy.wait(MUCH_S)
-        browser._start(lambda: browser._hands._press("mouse", "left"))
+        browser._thread.start(lambda: browser._hands._press("mouse", "left"))
         browser.release()
         leave.set()
         assert wait_until(lambda: "mouseup go" in pages.events)
@@ -385,7 +385,7 @@ def test_a_button_that_moved_while_the_model_thought_is_not_hit_by_its_successor
         class Slow(ListedActions):
             def decide(self, shot: Screenshot) -> Decision:
                 if not self.asked:
-                    loop = browser._loop
+                    loop = browser._thread.loop
                     moved = browser._page.evaluate(SWAP)
                     done = threading.Event()
                     loop.call_soon_threadsafe(

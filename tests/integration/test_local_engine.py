@@ -532,7 +532,7 @@ def test_sigterm_does_not_wait_longer_than_the_grace(start: Start) -> None:
         engine.wait_ready()
         with hung_on(engine, n=8) as connection:
             engine.process.send_signal(signal.SIGTERM)
-            assert engine.ended() == 0
+            assert engine.ended(60) == 0
             with connection.makefile("rb") as answer:
                 assert b"completion_tokens" not in answer.read(), "it was cut off"
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,7 +34,8 @@ from belvedere.agent.closing import Closing
 from belvedere.agent.coordinates import Screen
 from belvedere.agent.environments.base import Scene, Screenshot, Target, png_size
 from belvedere.agent.environments.browser_hands import Hands
-from belvedere.agent.environments.playwright_errors import quiet, translated
+from belvedere.agent.environments.browser_thread import BrowserThread
+from belvedere.agent.environments.playwright_errors import quiet
 from belvedere.agent.stopping import StopSwitch
 from belvedere.errors import EnvironmentFailed, MissingExtra, NotSupported
 
@@ -64,7 +62,6 @@ _CLOSE_TIMEOUT_S = 30.0
 _SETTLE_TIMEOUT_S = 10.0
 _SETTLE_S = 0.1
 _RELEASE_TIMEOUT_S = 0.15
-_POLL_S = 0.02
 _STOP = "__belvedereEsc"
 _ESC_SCRIPT = f"""
 addEventListener('keydown', (event) => {{
@@ -109,28 +106,20 @@ class BrowserEnvironment(Closing):
         self._hands = Hands(lambda: self._page)
         self._pages: list[Page] = []
         self._describe = _script("page_target.js")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="belvedere-browser", daemon=True
-        )
-        self._thread.start()
+        self._thread = BrowserThread(switch)
         try:
-            self._wait(self._open, _START_TIMEOUT_S)
+            self._thread.wait(self._open, _START_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Ends the browser."""
-        if self._loop.is_closed():
+        if self._thread.is_over:
             return
-        future = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         with suppress(Exception):  # a browser that is gone cannot be closed
-            future.result(_CLOSE_TIMEOUT_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSE_TIMEOUT_S)
-        if not self._thread.is_alive():
-            self._loop.close()
+            self._thread.start(self._close).result(_CLOSE_TIMEOUT_S)
+        self._thread.end(_CLOSE_TIMEOUT_S)
 
     def screenshot(self) -> Screenshot:
         png, points = self._look(self._see)
@@ -141,13 +130,13 @@ class BrowserEnvironment(Closing):
 
     def perform(self, action: Action) -> None:
         longer_s = len(getattr(action, "text", "")) / 50 + getattr(action, "duration_s", 0.0)
-        self._wait(lambda: self._perform(action), _CALL_TIMEOUT_S + longer_s)
+        self._thread.wait(lambda: self._perform(action), _CALL_TIMEOUT_S + longer_s)
 
     def release(self) -> None:
         """In the browser's thread, behind what was cancelled there and may have pressed more."""
-        if not self._loop.is_closed():
+        if not self._thread.is_over:
             with suppress(EnvironmentFailed):
-                self._result(self._start(self._hands.release), _RELEASE_TIMEOUT_S)
+                self._thread.result(self._thread.start(self._hands.release), _RELEASE_TIMEOUT_S)
 
     def on_page(self, work: Callable[[Page], Awaitable[T]]) -> T:
         """What `work` returns for the front page; it runs in the browser's thread."""
@@ -155,7 +144,17 @@ class BrowserEnvironment(Closing):
         async def call() -> T:
             return await work(self._page)
 
-        return self._wait(call, _CALL_TIMEOUT_S)
+        return self._thread.wait(call, _CALL_TIMEOUT_S)
+
+    def _look(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Looks again where the tab was closed, or led elsewhere, in the middle of it."""
+        try:
+            return self._thread.wait(work, _CALL_TIMEOUT_S)
+        except EnvironmentFailed:
+            if not self._pages:
+                raise
+            self._switch.sleep(_SETTLE_S)
+            return self._thread.wait(work, _CALL_TIMEOUT_S)
 
     # The browser's own thread from here on.
 
@@ -298,49 +297,6 @@ class BrowserEnvironment(Closing):
         await asyncio.sleep(_SETTLE_S)
         with quiet():
             await self._page.wait_for_load_state("load", timeout=_SETTLE_TIMEOUT_S * 1000)
-
-    # Between the two threads.
-
-    def _start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(translated(work), self._loop)
-
-    def _wait(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
-        """The result of `work`; raises `Stop` instead of beginning, or going on, once stopped."""
-
-        async def begun() -> T:
-            if self._switch.cause is not None:
-                raise asyncio.CancelledError
-            return await work()
-
-        self._switch.check()
-        future = self._start(begun)
-        try:
-            waited_s = 0.0
-            while not wait_for([future], timeout=_POLL_S).done and waited_s < timeout_s:
-                self._switch.check()
-                waited_s += _POLL_S
-            if future.cancelled():
-                self._switch.check()
-            return self._result(future, 0)
-        finally:
-            future.cancel()
-
-    def _look(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Looks again where the tab was closed, or led elsewhere, in the middle of it."""
-        try:
-            return self._wait(work, _CALL_TIMEOUT_S)
-        except EnvironmentFailed:
-            if not self._pages:
-                raise
-            self._switch.sleep(_SETTLE_S)
-            return self._wait(work, _CALL_TIMEOUT_S)
-
-    @staticmethod
-    def _result(future: Future[T], timeout_s: float) -> T:
-        try:
-            return future.result(timeout_s)
-        except TimeoutError as exc:
-            raise EnvironmentFailed("The browser did not answer in time.") from exc
 
 
 def _installed() -> str | None:
