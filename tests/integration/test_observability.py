@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import gzip
 import http.server
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -27,13 +29,20 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from belvedere.gateway.access_log import write_access_log
 from belvedere.gateway.observe import Observation
 from belvedere.gateway.state import Gateway
 from belvedere.gateway.tracing import Tracing
 from belvedere.testing import FakeEngine, Script
 from tests.integration.callers import raw_request
 from tests.integration.scripted import gateway_for
-from tests.integration.serving import running_server, wait_until
+from tests.integration.serving import (
+    BELVEDERE,
+    clean_environment,
+    quiet_port,
+    running_server,
+    wait_until,
+)
 from tests.integration.stepped import SteppedEngine
 from tests.unit.images.image_files import raw_png
 
@@ -449,8 +458,7 @@ def test_the_server_writes_its_lines_on_stderr(style: str) -> None:
         response = httpx2.get(f"{server.url}/v1/models", headers={"x-request-id": client_id})
         assert response.headers["x-request-id"] == client_id
         server.process.terminate()
-        assert server.process.wait(60) == 0
-        assert wait_until(lambda: style == "off" or any(client_id in one for one in server.stderr))
+        assert server.ended() == 0
     written = [one for one in server.stderr if client_id in one]
     match style:
         case "json":
@@ -461,6 +469,51 @@ def test_the_server_writes_its_lines_on_stderr(style: str) -> None:
             assert text.startswith(f"200 /v1/models request_id={client_id} ")
         case "off":
             assert written == []
+
+
+def test_a_server_whose_lines_nobody_reads_answers_and_ends() -> None:
+    """As when standard error goes to a pager, or to a collector that hangs."""
+    port = quiet_port()
+    process = subprocess.Popen(
+        [*BELVEDERE, "serve", "--no-model", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    assert process.stderr is not None
+    try:
+        room_bytes = fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert wait_until(lambda: listens(client), 300)
+            for _ in range(room_bytes // 50):
+                assert client.get("/v1/models").status_code == 200
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def listens(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_more_lines_than_can_wait_are_dropped() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as unread, os.fdopen(writer, "w", encoding="utf-8") as stream:
+        with write_access_log("json", stream):
+            for number in range(12_000):
+                logging.getLogger("belvedere.access").info("line %d", number)
+            (thread,) = (one for one in threading.enumerate() if one.name == "belvedere-access")
+        stream.close()
+        lines = unread.read().splitlines()
+    assert lines == [b"line %d" % number for number in range(len(lines))]
+    assert 0 < len(lines) < 12_000
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_request_that_two_engines_died_of_is_counted_and_both_spans_failed() -> None:

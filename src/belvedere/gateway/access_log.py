@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from typing import Any, Literal, TextIO
 
 from belvedere.gateway.record import ImageTimes, RequestRecord
@@ -21,6 +23,7 @@ AccessFormat = Literal["json", "text", "off"]
 _NAME = "belvedere.access"
 _QUIET = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 _WAITING_LINES = 10_000
+_LAST_LINES_S = 2.0
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _OK = range(100, 400)
 _HERE = "access_log.py"
@@ -119,8 +122,8 @@ def _text(record: RequestRecord) -> str:
 def write_access_log(style: AccessFormat, stream: TextIO | None = None) -> Iterator[None]:
     """Writes the lines of this process to `stream`, for the time of the block.
 
-    A thread writes them, so that a reader of the stream that stops does not stop the event loop;
-    what does not fit into ten thousand waiting lines is dropped.
+    A thread writes them, so that a reader of the stream that stops does not stop the event loop,
+    nor the end of the process; what does not fit into ten thousand waiting lines is dropped.
 
     Args:
         stream: standard error when ``None``.
@@ -129,22 +132,20 @@ def write_access_log(style: AccessFormat, stream: TextIO | None = None) -> Itera
         yield
         return
     log = logging.getLogger(_NAME)
-    writer = logging.StreamHandler(stream or sys.stderr)
-    writer.setFormatter(logging.Formatter("%(message)s"))
-    waiting: queue.Queue[Any] = queue.Queue(_WAITING_LINES)
-    handler, listener = _Sender(waiting), QueueListener(waiting, writer)
+    writing = _Writing(stream or sys.stderr)
+    handler = _Sender(writing.waiting)
     before = log.level, log.propagate
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)
-    listener.start()
+    writing.start()
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate = before[1]
-        listener.stop()
+        writing.end()
 
 
 class _Sender(QueueHandler):
@@ -156,3 +157,43 @@ class _Sender(QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         with suppress(queue.Full):
             self.queue.put_nowait(record)
+
+
+class _Writing(threading.Thread):
+    """Writes lines to where `stream` goes.
+
+    Where that is a file it writes past the stream's buffer: a write that waits would hold the
+    buffer's lock when the process ends, and to Python that is fatal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(name="belvedere-access", daemon=True)
+        self.waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING_LINES)
+        self._abandoned = False
+        self._stream = stream
+        self._file: int | None = None
+        with suppress(OSError, ValueError):  # a stream in memory
+            self._file = os.dup(stream.fileno())
+
+    def run(self) -> None:
+        while not self._abandoned and (record := self.waiting.get()) is not None:
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                self._write(f"{record.getMessage()}\n")
+        if self._file is not None:
+            os.close(self._file)
+
+    def end(self) -> None:
+        """Returns when the last lines are written, or are not for want of a reader."""
+        with suppress(queue.Full):
+            self.waiting.put(None, timeout=_LAST_LINES_S)
+            self.join(_LAST_LINES_S)
+        self._abandoned = True
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            self._stream.write(line)
+            self._stream.flush()
+            return
+        data = line.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(self._file, data) :]
