@@ -17,7 +17,7 @@ from belvedere.engines.base import EngineSpec, EngineStatus, HangPolicy, ReadyPr
 from belvedere.engines.contact import Broken, Contact, NotYet, Refused
 from belvedere.engines.logs import EngineLog
 from belvedere.engines.process import EngineProcess
-from belvedere.engines.progress import HangDetector
+from belvedere.engines.progress import AttendedClock, HangDetector
 from belvedere.engines.reading import LogReader, remaining_s
 from belvedere.engines.remains import FLEET_MARK, LAUNCH_MARK, kill_marked
 from belvedere.engines.sleeper import Sleeper, SleepFailed
@@ -31,6 +31,7 @@ _MAX_PHASES = 32
 _PROBE_PAUSE_S = 0.25
 _DRAIN_POLL_S = 0.1
 _POLL_TIMEOUT_S = 5.0
+_LATE_S = 5.0
 _EXIT_TIMEOUT_S = 2.0
 _LOOK_AT_LOG = "The last lines of its log say why."
 
@@ -292,17 +293,20 @@ class Keeper:
         if policy is None:
             return await asyncio.Future()
         self._suspected.clear()
-        detector = HangDetector(policy, time.monotonic())
+        patience_s = min(_POLL_TIMEOUT_S, policy.timeout_s, policy.suspect_timeout_s)
+        clock = AttendedClock(policy.poll_s + patience_s + _LATE_S)
+        detector = HangDetector(policy, clock())
         while True:
-            await self._pause(policy, detector)
-            patience_s = min(_POLL_TIMEOUT_S, policy.timeout_s, policy.suspect_timeout_s)
+            await self._pause(policy, detector, clock)
             sample = await contact.sample(policy.counters, patience_s)
-            idle_s = detector.judge(sample, time.monotonic())
+            idle_s = detector.judge(sample, clock())
             if idle_s is not None:
                 error = f"The engine made no progress for {idle_s:.0f} s and was replaced."
                 return _Fault(error, "Its log may say what it was doing.")
 
-    async def _pause(self, policy: HangPolicy, detector: HangDetector) -> None:
+    async def _pause(
+        self, policy: HangPolicy, detector: HangDetector, clock: AttendedClock
+    ) -> None:
         """Until the next look is due; a report of a timeout cuts it short."""
         closer_s = policy.suspect_timeout_s / 5 if detector.is_suspect else policy.poll_s
         # `wait_for` of Python 3.11 loses a cancellation that comes together with the event.
@@ -311,7 +315,7 @@ class Keeper:
                 await self._suspected.wait()
         if self._suspected.is_set():
             self._suspected.clear()
-            detector.suspect(time.monotonic())
+            detector.suspect(clock())
 
     async def _end(self, process: EngineProcess, exited: asyncio.Task[int]) -> None:
         """Drain, terminate, kill."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from belvedere.engines.base import HangPolicy
 
-__all__ = ["Counters", "HangDetector", "Sample", "counters_from_metrics", "counters_from_stats"]
+__all__ = [
+    "AttendedClock",
+    "Counters",
+    "HangDetector",
+    "Sample",
+    "counters_from_metrics",
+    "counters_from_stats",
+]
 
 _STATS_PROGRESS = ("prompt_tokens", "generated_tokens", "layers")
 _METRICS_PROGRESS = (
@@ -69,6 +77,26 @@ def _vllm_counters(sums: Mapping[str, float]) -> Counters | None:
     progress = tuple(sums[name] for name in _METRICS_PROGRESS if name in sums)
     waiting = sums.get("vllm:num_requests_waiting", 0.0)
     return Counters(int(sums["vllm:num_requests_running"]), int(waiting), progress)
+
+
+class AttendedClock:
+    """Seconds in which somebody looked.
+
+    More than `gap_s` from one look to the next counts as `gap_s`: who did not look was paused, with
+    the whole machine or container perhaps, and then the engine had no chance to get on.
+    """
+
+    def __init__(self, gap_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._gap_s = gap_s
+        self._looked_s = clock()
+        self._attended_s = 0.0
+
+    def __call__(self) -> float:
+        now_s = self._clock()
+        self._attended_s += min(now_s - self._looked_s, self._gap_s)
+        self._looked_s = now_s
+        return self._attended_s
 
 
 class HangDetector:

@@ -7,6 +7,7 @@ import pytest
 from belvedere.engines.base import HangPolicy, RestartPolicy
 from belvedere.engines.keeper import restart_delay_s
 from belvedere.engines.progress import (
+    AttendedClock,
     Counters,
     HangDetector,
     Sample,
@@ -54,6 +55,14 @@ def test_silence_is_a_hang_even_without_requests() -> None:
 
 def test_an_answer_without_counters_proves_life() -> None:
     assert verdicts(*((at * 60.0, "uncounted") for at in range(5))) == [None] * 5
+
+
+def test_a_pause_of_the_one_who_looks_is_no_hang() -> None:
+    """Both were stopped for an hour; after that the engine gets on, or does not."""
+    times = iter([0.0, 1.0, 31.0, 3631.0, 3661.0])
+    clock = AttendedClock(40.0, lambda: next(times))
+    detector = HangDetector(POLICY, 0.0)
+    assert [detector.judge(busy(7), clock()) for _ in range(4)] == [None, None, None, 101.0]
 
 
 def test_a_suspect_has_less_time_until_it_moves() -> None:
