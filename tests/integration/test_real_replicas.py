@@ -16,7 +16,6 @@ from tests.integration.callers import (
     asking,
     busy_one,
     in_background,
-    others,
     raw_request,
 )
 from tests.integration.serving import RunningServer, running_server, wait_until
@@ -57,14 +56,16 @@ def test_a_kill_is_retried_before_and_told_after_the_first_byte(
         response = answer.result(180)
     assert response.status_code == 200
     assert response.json()["usage"]["completion_tokens"] == 1500
-    (other,) = others(engines, hit)
+    assert hit.comes_back(1)
     reader = Reader(api, asking("belvedere-mini", "stream", **LONG))
     assert wait_until(lambda: len(reader.events) >= 3)
-    other.process.kill()
+    hit = busy_one(engines)
+    launch = hit.status.launch
+    hit.process.kill()
     events = reader.rest()
     assert json.loads(events[-1])["error"]["code"] == "engine_error"
     assert not any('"finish_reason":"' in event for event in events)
-    assert all(engine.comes_back(1) for engine in engines)
+    assert hit.comes_back(launch)
 
 
 def test_a_stopped_engine_is_a_timeout_and_replaced(two: Two, api: httpx2.Client) -> None:
