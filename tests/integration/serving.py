@@ -125,13 +125,15 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def quiet_port() -> int:
-    """A free port below those that the kernel gives to whoever asks for any.
+    """A free port that is none of those that the kernel gives to whoever asks for any.
 
     One of those might be somebody else's before the test has bound it, or bound it again.
     """
     limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    first, last = map(int, limits)
+    quiet = [*range(10_000, first), *range(last + 1, 65_536)] or range(first, last)
     while True:
-        port = random.SystemRandom().randrange(10_000, int(limits[0]))
+        port = random.SystemRandom().choice(quiet)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

@@ -80,7 +80,17 @@ class SteppedEngine:
         with suppress(OSError):
             connection, _ = self._server.accept()
             with connection:
-                connection.recv(65_536)
+                _receive(connection)
                 connection.sendall(_HEAD + event(_CHAT.first()))
                 while (item := self._waiting.get()) is not None:
                     connection.sendall(item)
+
+
+def _receive(connection: socket.socket) -> None:
+    """A whole request: what is unread at the end would reset the connection."""
+    with connection.makefile("rb") as request:
+        left = 0
+        while (line := request.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            left = int(value) if name.lower() == b"content-length" else left
+        request.read(left)

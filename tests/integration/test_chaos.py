@@ -161,7 +161,7 @@ def test_the_house_stands_after_a_thousand_blows(stage: Stage, client: httpx2.Cl
         health = client.get("/health").json()
         assert health["queue"].get("chaos", 0) == 0
         grown_bytes = footprint(gateway)[0] - before[0]
-        flat = wait_until(lambda: is_flat(before, footprint(gateway)), 60)
+        flat = wait_until(lambda: is_flat(before, footprint(gateway)), 120)
         assert flat, f"descriptors and threads grew: {before} -> {footprint(gateway)}"
     assert grown_bytes < 20 * 1024**2
 

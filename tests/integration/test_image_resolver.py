@@ -69,7 +69,7 @@ def test_slow_names_starve_nobody() -> None:
         assert await asyncio.wait_for(asyncio.gather(*others), 30) == [7] * 40
         errors = await waiting
         assert {type(error) for error in errors} == {ImageDownloadFailed}
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < 60
         assert await asyncio.to_thread(wait_until, lambda: names.running >= 4)
         assert (names.most, names.running) == (4, 4)
         names.release.set()

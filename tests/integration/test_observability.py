@@ -503,6 +503,7 @@ def listens(client: httpx2.Client) -> bool:
 
 def test_more_lines_than_can_wait_are_dropped() -> None:
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     with os.fdopen(reader, "rb") as unread, os.fdopen(writer, "w", encoding="utf-8") as stream:
         with write_access_log("json", stream):
             for number in range(12_000):

@@ -21,15 +21,17 @@ def average(first: Path, second: Path, share: float, target: Path) -> None:
     """Writes a copy of the folder `second` whose weights are `share` of it, the rest of `first`.
 
     Raises:
-        ValueError: the folders hold different tensors.
+        ValueError: the folders hold different tensors, or `target` is there already.
     """
+    if target.exists():
+        raise ValueError(f"{target} is there already.")
     mine, theirs = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
     if {name: one.shape for name, one in mine.items()} != {n: o.shape for n, o in theirs.items()}:
         raise ValueError(f"{first} and {second} hold different tensors.")
     with safe_open(second / WEIGHTS, "pt") as file:
         metadata = file.metadata()
     mean = {name: torch.lerp(mine[name].float(), theirs[name].float(), share) for name in mine}
-    shutil.copytree(second, target)
+    shutil.copytree(second, target, ignore=shutil.ignore_patterns(WEIGHTS))
     kept = {name: one.to(theirs[name].dtype).contiguous() for name, one in mean.items()}
     save_file(kept, target / WEIGHTS, metadata)
 

@@ -80,7 +80,7 @@ def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
     with suppress(OSError, ValueError):
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text()) - _file_cache_bytes(cgroup)
-        free = min(free, max(0, limit - used))
+        free = min(free, max(0, limit - max(0, used)))
     return free
 
 

@@ -24,10 +24,10 @@ _ESC = 0x1B
 _ESC_WAIT_S = 0.05
 """Keys such as the arrows begin with Esc too; their other bytes follow at once."""
 
-_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~])")
-"""What such a key sends (ECMA-48, 5.4, and xterm's SS3)."""
+_SEQUENCE = re.compile(rb"\x1b(?:\[\[[A-E]|\[[0-?]*[ -/]*[@-~$]|O[0-9;]*[ -/]*[@-~])")
+"""What such a key sends (ECMA-48, 5.4, xterm's SS3, the Linux console's and rxvt's own ones)."""
 
-_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
+_BEGUN = re.compile(rb"\x1b(?:\[\[?|\[[0-?]*[ -/]*|O[0-9;]*)?\Z")
 
 
 class Terminal:

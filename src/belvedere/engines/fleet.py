@@ -173,9 +173,11 @@ class Fleet:
             while status is not None and status.phase in _TURNING and not self.lost.is_set():
                 await self._changed.wait()
                 status = self._statuses.get(name)
+        if self.lost.is_set():
+            raise EngineFailed(f"The supervisor of the engine {name!r} is gone.")
         state = status.state if status is not None else "stopped"
         same = status is not None and status.launch == answer["launches"].get(name)
-        if not same or state not in ("ready", "asleep") or self.lost.is_set():
+        if not same or state not in ("ready", "asleep"):
             error = status.error if status is not None else None
             what = "was started again" if state in ("ready", "asleep") else f"is {state}"
             raise EngineFailed(error or f"The engine {name!r} {what}.")

@@ -201,7 +201,7 @@ class Keeper:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             # An end that the process chose itself is the first cause of anything seen from outside,
             # and its connections break a moment before it is gone.
-            if serving.done() and serving.result().broken:
+            if serving.done() and not exited.done() and serving.result().broken:
                 await asyncio.wait({exited}, timeout=_EXIT_TIMEOUT_S)
             fault = serving.result() if serving.done() and not exited.done() else None
             serving.cancel()
@@ -294,12 +294,13 @@ class Keeper:
             return await asyncio.Future()
         self._suspected.clear()
         patience_s = min(_POLL_TIMEOUT_S, policy.timeout_s, policy.suspect_timeout_s)
-        clock = AttendedClock(policy.poll_s + patience_s + _LATE_S)
-        detector = HangDetector(policy, clock())
+        clock = AttendedClock()
+        detector = HangDetector(policy, 0.0)
         while True:
             await self._pause(policy, detector, clock)
             sample = await contact.sample(policy.counters, patience_s)
-            idle_s = detector.judge(sample, clock())
+            gap_s = min(policy.poll_s + patience_s + _LATE_S, detector.longest_gap_s)
+            idle_s = detector.judge(sample, clock.look(gap_s))
             if idle_s is not None:
                 error = f"The engine made no progress for {idle_s:.0f} s and was replaced."
                 return _Fault(error, "Its log may say what it was doing.")
@@ -315,7 +316,7 @@ class Keeper:
                 await self._suspected.wait()
         if self._suspected.is_set():
             self._suspected.clear()
-            detector.suspect(clock())
+            detector.suspect(clock.look(detector.longest_gap_s))
 
     async def _end(self, process: EngineProcess, exited: asyncio.Task[int]) -> None:
         """Drain, terminate, kill."""

@@ -42,6 +42,8 @@ class Counters:
     progress: tuple[float, ...]
 
 
+_SHARE_OF_A_LOOK = 0.6
+
 Sample = Counters | Literal["silent", "uncounted"]
 """``silent``: no answer; ``uncounted``: an answer without counters, which proves life only."""
 
@@ -82,19 +84,19 @@ def _vllm_counters(sums: Mapping[str, float]) -> Counters | None:
 class AttendedClock:
     """Seconds in which somebody looked.
 
-    More than `gap_s` from one look to the next counts as `gap_s`: who did not look was paused, with
-    the whole machine or container perhaps, and then the engine had no chance to get on.
+    Who looks late was paused, with the whole machine or container perhaps, and then the engine had
+    no chance to get on.
     """
 
-    def __init__(self, gap_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._gap_s = gap_s
         self._looked_s = clock()
         self._attended_s = 0.0
 
-    def __call__(self) -> float:
+    def look(self, gap_s: float) -> float:
+        """The time of this look; more than `gap_s` since the last one counts as `gap_s`."""
         now_s = self._clock()
-        self._attended_s += min(now_s - self._looked_s, self._gap_s)
+        self._attended_s += min(now_s - self._looked_s, gap_s)
         self._looked_s = now_s
         return self._attended_s
 
@@ -112,6 +114,13 @@ class HangDetector:
         self._fine_at_s = now_s
         self._suspect_since_s: float | None = None
         self._last: Counters | None = None
+
+    @property
+    def longest_gap_s(self) -> float:
+        """What may count between two looks: no single one is enough for a verdict."""
+        is_suspect = self._suspect_since_s is not None
+        limit_s = self._policy.suspect_timeout_s if is_suspect else self._policy.timeout_s
+        return _SHARE_OF_A_LOOK * limit_s
 
     @property
     def is_suspect(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from belvedere.gateway.record import ImageTimes, RequestRecord
 __all__ = ["AccessFormat", "AccessLine", "access_lines", "write_access_log"]
 
 AccessFormat = Literal["json", "text", "off"]
+_log = logging.getLogger(__name__)
 _NAME = "belvedere.access"
 _QUIET = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 _WAITING_LINES = 10_000
@@ -128,11 +130,12 @@ def write_access_log(style: AccessFormat, stream: TextIO | None = None) -> Itera
     Args:
         stream: standard error when ``None``.
     """
-    if style == "off":
+    target = stream or sys.stderr
+    if style == "off" or target is None:  # a process may have no standard error
         yield
         return
     log = logging.getLogger(_NAME)
-    writing = _Writing(stream or sys.stderr)
+    writing = _Writing(target)
     handler = _Sender(writing.waiting)
     before = log.level, log.propagate
     log.setLevel(logging.INFO)
@@ -176,24 +179,42 @@ class _Writing(threading.Thread):
             self._file = os.dup(stream.fileno())
 
     def run(self) -> None:
-        while not self._abandoned and (record := self.waiting.get()) is not None:
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                self._write(f"{record.getMessage()}\n")
-        if self._file is not None:
-            os.close(self._file)
+        try:
+            while not self._abandoned and (record := self.waiting.get()) is not None:
+                self._write(record)
+        finally:
+            if self._file is not None:
+                os.close(self._file)
 
     def end(self) -> None:
-        """Returns when the last lines are written, or are not for want of a reader."""
-        with suppress(queue.Full):
-            self.waiting.put(None, timeout=_LAST_LINES_S)
+        """Returns when the last lines are written, or when nobody reads them any more."""
+        told, left, before = False, self.waiting.qsize(), -1
+        while self.is_alive() and left != before:
+            if not told:
+                with suppress(queue.Full):
+                    self.waiting.put(None, timeout=_LAST_LINES_S)
+                    told = True
             self.join(_LAST_LINES_S)
+            left, before = self.waiting.qsize(), left
         self._abandoned = True
 
-    def _write(self, line: str) -> None:
-        if self._file is None:
-            self._stream.write(line)
-            self._stream.flush()
+    def _write(self, record: logging.LogRecord) -> None:
+        try:
+            line = f"{record.getMessage()}\n"
+        except Exception:
+            _log.exception("a line of the access log could not be written")
             return
-        data = line.encode(errors="backslashreplace")
-        while data:
-            data = data[os.write(self._file, data) :]
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            if self._file is None:
+                self._stream.write(line)
+                self._stream.flush()
+            else:
+                _write_all(self._file, line.encode(errors="backslashreplace"))
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(file, data) :]
+        except BlockingIOError:  # whoever shares the terminal or pipe may have made it so
+            select.select([], [file], [])

@@ -57,12 +57,22 @@ def test_an_answer_without_counters_proves_life() -> None:
     assert verdicts(*((at * 60.0, "uncounted") for at in range(5))) == [None] * 5
 
 
+def attended(*times_s: float, suspect: bool = False) -> list[float | None]:
+    """The verdicts on an engine that stands still, looked at at these times."""
+    clock = AttendedClock(iter((0.0, *times_s)).__next__)
+    detector = HangDetector(POLICY, 0.0)
+    if suspect:
+        detector.suspect(0.0)
+    return [detector.judge(busy(7), clock.look(detector.longest_gap_s)) for _ in times_s]
+
+
 def test_a_pause_of_the_one_who_looks_is_no_hang() -> None:
     """Both were stopped for an hour; after that the engine gets on, or does not."""
-    times = iter([0.0, 1.0, 31.0, 3631.0, 3661.0])
-    clock = AttendedClock(40.0, lambda: next(times))
-    detector = HangDetector(POLICY, 0.0)
-    assert [detector.judge(busy(7), clock()) for _ in range(4)] == [None, None, None, 101.0]
+    assert attended(1.0, 31.0, 3631.0, 3640.0) == [None, None, None, 100.0]
+
+
+def test_a_pause_convicts_no_suspect() -> None:
+    assert attended(12.0, 14.0, suspect=True) == [None, 5.0]
 
 
 def test_a_suspect_has_less_time_until_it_moves() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ _UNANNOUNCED_TIMEOUT_S = 5.0
 class Ping:
     """``_NET_WM_PING`` (EWMH 1.5): a message that a program reads after the keys, and answers.
 
-    Some answer without having announced it, Tk's among them; one that did not is not asked again.
+    Some answer without having announced it, Tk's among them; one that never did is asked once.
 
     Args:
         display: a connection of python-xlib; its events are dropped while an answer is waited for.
@@ -30,6 +29,7 @@ class Ping:
         self._protocols, self._ping = (
             display.intern_atom(name) for name in ("WM_PROTOCOLS", "_NET_WM_PING")
         )
+        self._answered: set[int] = set()
         self._silent: set[int] = set()
 
     def is_answered(self, sleep: Callable[[float], None]) -> bool:
@@ -47,7 +47,9 @@ class Ping:
         if window is None or window.id in self._silent:
             return False
         answered = self._ask(window, sleep, _TIMEOUT_S if announced else _UNANNOUNCED_TIMEOUT_S)
-        if not answered and not announced:
+        if answered:
+            self._answered.add(window.id)
+        elif not announced and window.id not in self._answered:
             self._silent.add(window.id)
         return answered
 
@@ -70,14 +72,15 @@ class Ping:
         from Xlib.protocol.event import ClientMessage
 
         root, said = self._display.screen().root, [self._ping, random.getrandbits(31), window.id]
-        data = (32, [*said, 0, 0])
+        error, data = CatchError(), (32, [*said, 0, 0])
         root.change_attributes(event_mask=X.SubstructureNotifyMask)
         try:
             message = ClientMessage(window=window, client_type=self._protocols, data=data)
-            window.send_event(message, onerror=CatchError())
+            window.send_event(message, onerror=error)
             self._display.sync()
-            deadline_s = time.monotonic() + timeout_s
-            while time.monotonic() < deadline_s:
+            for _ in range(round(timeout_s / _POLL_S)):
+                if error.get_error():  # the window is gone
+                    return False
                 for event in self._events():
                     if event.type == X.ClientMessage and list(event.data[1][:3]) == said:
                         return True

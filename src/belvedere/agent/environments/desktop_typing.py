@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from belvedere.agent.environments.desktop_ping import Ping
+from belvedere.agent.stopping import Stop
 from belvedere.errors import EnvironmentFailed
 
 __all__ = ["Typist"]
@@ -65,13 +66,20 @@ class Typist:
                 del waiting[: len(strokes)]
 
     def close(self) -> None:
-        """Takes the lent characters from their keys again, once the program has read them."""
-        if self._lent:
-            self._until_read(time.sleep)
-        for keycode in self._lent.values():
-            self._assign(keycode, 0)
-        self._lent.clear()
-        self._display.sync()
+        """Takes the lent characters from their keys again, once the program has read them.
+
+        A run that was stopped does not wait for that.
+        """
+        try:
+            if self._lent:
+                self._until_read(self._sleep)
+        except Stop:
+            time.sleep(_PAUSE_S)
+        finally:
+            for keycode in self._lent.values():
+                self._assign(keycode, 0)
+            self._lent.clear()
+            self._display.sync()
 
     def _strokes(self, keysyms: list[int]) -> list[_Stroke]:
         """How to type the beginning of `keysyms`, as far as keys can be had for it."""
