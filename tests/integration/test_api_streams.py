@@ -117,7 +117,8 @@ def test_a_client_that_leaves_during_the_comments_frees_the_engine(
     engine.play(Script(tokens=1, ttft_s=60.0))
     with gateway_for(engine, keepalive_s=0.1) as client:
         with client.stream("POST", path, json=body) as response:
-            assert next(response.iter_lines()) == COMMENT
+            lines = response.iter_lines()  # held: httpx closes the stream with its iterator
+            assert next(lines) == COMMENT
             assert wait_until(lambda: engine.counters.running == 1)
         assert wait_until(lambda: engine.counters.running == 0)
         assert wait_until(lambda: client.get("/health").json()["replicas"][0]["in_flight"] == 0)
