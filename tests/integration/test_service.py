@@ -73,7 +73,9 @@ class Program:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.service = InferenceService(device="cpu", access_log="json")
+        before = set(psutil.Process().children(recursive=True))
         self.name = self.run(self.service.load_model())
+        self.started = set(psutil.Process().children(recursive=True)) - before
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(300)
@@ -100,15 +102,13 @@ class Program:
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    before = set(psutil.Process().children(recursive=True))
     program = Program()
-    started = set(psutil.Process().children(recursive=True)) - before
-    assert len(started) == 2, "a supervisor and an engine"
     try:
+        assert len(program.started) == 2, "a supervisor and an engine"
         yield program
     finally:
         program.end()
-    assert wait_gone(list(started)) == []
+    assert wait_gone(list(program.started)) == []
 
 
 def code_of(document: str) -> str:
@@ -346,11 +346,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def test_an_engine_that_dies_is_started_again(program: Program) -> None:
     async def crashed(service: InferenceService) -> None:
-        engine = next(
-            one
-            for one in psutil.Process().children(recursive=True)
-            if f"--served-model-name {program.name}" in " ".join(_command(one))
-        )
+        (engine,) = (one for one in program.started if "belvedere.engines.local" in _command(one))
         with pytest.raises(BelvedereError):
             async for _ in service.chat_completion(stream=True, **LONG):
                 with contextlib.suppress(psutil.NoSuchProcess):
