@@ -7,11 +7,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Self
 
 import httpx2
 
+from belvedere.agent.closing import Closing
 from belvedere.testing import FakeEngine
 from belvedere.testing.answers import Shape, event
 
@@ -38,27 +37,18 @@ def held(*engines: FakeEngine) -> Iterator[Callable[[], None]]:
         release()
 
 
-class SteppedEngine:
+class SteppedEngine(Closing):
     """An engine that answers one chat with a stream; its tokens come when they are asked for."""
 
     def __init__(self) -> None:
-        self.url = ""
         self._tokens = 0
         self._waiting: queue.Queue[bytes | None] = queue.Queue()
-
-    def __enter__(self) -> Self:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self._thread = threading.Thread(target=self._answer, daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._waiting.put(None)
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)

@@ -47,6 +47,13 @@ def restart_delay_s(policy: RestartPolicy, crashes: int, chance: float) -> float
     return bound_s * (1.0 + chance) / 2.0
 
 
+async def _wait_at_most(event: asyncio.Event, timeout_s: float) -> None:
+    """Python 3.11's `asyncio.wait_for` would lose a cancellation that comes with the event."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class _Fault:
     """Why a launch ended; `final` when another one would end the same way, `broken` when all that
@@ -155,9 +162,7 @@ class Keeper:
                 return
             delay_s = restart_delay_s(self.spec.restart, crashes, self._chance())
             self._change(state="backoff", phase="backoff", retry_in_s=round(delay_s, 3), **told)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._stop_wanted.wait()
+            await _wait_at_most(self._stop_wanted, delay_s)
         self._change(state="stopped", phase="stopped", pid=None, retry_in_s=None)
 
     async def _launch(self) -> _Fault:
@@ -310,10 +315,7 @@ class Keeper:
     ) -> None:
         """Until the next look is due; a report of a timeout cuts it short."""
         closer_s = policy.suspect_timeout_s / 5 if detector.is_suspect else policy.poll_s
-        # `wait_for` of Python 3.11 loses a cancellation that comes together with the event.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(policy.poll_s, closer_s)):
-                await self._suspected.wait()
+        await _wait_at_most(self._suspected, min(policy.poll_s, closer_s))
         if self._suspected.is_set():
             self._suspected.clear()
             detector.suspect(clock.look(detector.longest_gap_s))

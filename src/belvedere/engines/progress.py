@@ -25,6 +25,8 @@ _METRICS_PROGRESS = (
     "vllm:generation_tokens_total",
     "vllm:iteration_tokens_total_count",
 )
+_SHARE_OF_A_LOOK = 0.6
+"""Of a time limit, at most: no single look is enough for a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,6 @@ class Counters:
     waiting: int
     progress: tuple[float, ...]
 
-
-_SHARE_OF_A_LOOK = 0.6
 
 Sample = Counters | Literal["silent", "uncounted"]
 """``silent``: no answer; ``uncounted``: an answer without counters, which proves life only."""
@@ -116,15 +116,14 @@ class HangDetector:
         self._last: Counters | None = None
 
     @property
-    def longest_gap_s(self) -> float:
-        """What may count between two looks: no single one is enough for a verdict."""
-        is_suspect = self._suspect_since_s is not None
-        limit_s = self._policy.suspect_timeout_s if is_suspect else self._policy.timeout_s
-        return _SHARE_OF_A_LOOK * limit_s
-
-    @property
     def is_suspect(self) -> bool:
         return self._suspect_since_s is not None
+
+    @property
+    def longest_gap_s(self) -> float:
+        """What may count between two looks."""
+        limit_s = self._policy.suspect_timeout_s if self.is_suspect else self._policy.timeout_s
+        return _SHARE_OF_A_LOOK * limit_s
 
     def suspect(self, now_s: float) -> None:
         """Somebody waited in vain for an answer; a second report does not start the time anew."""
